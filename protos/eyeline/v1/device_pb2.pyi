@@ -475,3 +475,28 @@ class SetDesiredConfigResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetDesiredConfigResponse: _TypeAlias = SetDesiredConfigResponse  # noqa: Y015
+
+@_typing.final
+class ControlRequest(_message.Message):
+    """Sent by a worker to an agent, when it can."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    KEYFRAME_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    keyframe: _builtins.bool
+    """Start a new chain: the decoder lost its state."""
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        keyframe: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControlRequest: _TypeAlias = ControlRequest  # noqa: Y015

@@ -475,6 +475,7 @@ class FrameEnvelope(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     LANE_FIELD_NUMBER: _builtins.int
     RUNG_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SEQUENCE_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     """Of this schema; a reader refuses a higher major. Currently 1."""
     tenant: _builtins.str
@@ -487,6 +488,10 @@ class FrameEnvelope(_message.Message):
     """The lane this envelope travels in."""
     rung: _builtins.str
     """The rung of the ladder it was encoded with, for display."""
+    previous_sequence: _builtins.int
+    """Last sequence of the envelope before this one in the same lane and epoch; 0 for the first. Frames between
+    the two travel in another lane or were lost: the reader need not wait for them here.
+    """
     @_builtins.property
     def epoch(self) -> Global___Epoch: ...
     @_builtins.property
@@ -529,10 +534,11 @@ class FrameEnvelope(_message.Message):
         traceparent: _builtins.str = ...,
         lane: Global___Lane.ValueType = ...,
         rung: _builtins.str = ...,
+        previous_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "planned_for_model", b"planned_for_model", "published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "previous_sequence", b"previous_sequence", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

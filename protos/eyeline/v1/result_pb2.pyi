@@ -267,52 +267,128 @@ class Checkpoint(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    EPOCH_FIELD_NUMBER: _builtins.int
-    LAST_FINAL_SEQUENCE_FIELD_NUMBER: _builtins.int
-    KEYFRAME_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    LANES_FIELD_NUMBER: _builtins.int
     FRAME_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
     NEXT_TRACK_ID_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
-    LEASE_REVISION_FIELD_NUMBER: _builtins.int
-    CHAIN_ID_FIELD_NUMBER: _builtins.int
-    CHAIN_INDEX_FIELD_NUMBER: _builtins.int
-    last_final_sequence: _builtins.int
-    keyframe_stream_sequence: _builtins.int
-    """Stream sequence, in the frames stream, of the message with the keyframe of the open chain; 0 for none."""
     frame_stream_sequence: _builtins.int
-    """Stream sequence, in the frames stream, of the last message answered in full."""
+    """Stream sequence, in the frames stream, up to which every message is answered in full."""
     next_track_id: _builtins.int
     """The next unused track id."""
     worker: _builtins.str
-    """Worker that wrote this, and its lease revision."""
-    lease_revision: _builtins.int
-    chain_id: _builtins.int
-    """The open chain and the index of its last access unit that was answered."""
-    chain_index: _builtins.int
+    """Worker that wrote this."""
     @_builtins.property
-    def epoch(self) -> _frame_pb2.Epoch:
-        """The newest frame with a final result."""
+    def answered(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnsweredEpoch]:
+        """What has a final result, oldest epoch first; epochs further back count as answered."""
+
+    @_builtins.property
+    def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneCheckpoint]:
+        """The open chain of each lane."""
 
     def __init__(
         self,
         *,
-        epoch: _frame_pb2.Epoch | None = ...,
-        last_final_sequence: _builtins.int = ...,
-        keyframe_stream_sequence: _builtins.int = ...,
+        answered: _abc.Iterable[Global___AnsweredEpoch] | None = ...,
+        lanes: _abc.Iterable[Global___LaneCheckpoint] | None = ...,
         frame_stream_sequence: _builtins.int = ...,
         next_track_id: _builtins.int = ...,
         worker: _builtins.str = ...,
-        lease_revision: _builtins.int = ...,
-        chain_id: _builtins.int = ...,
-        chain_index: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "chain_index", b"chain_index", "epoch", b"epoch", "frame_stream_sequence", b"frame_stream_sequence", "keyframe_stream_sequence", b"keyframe_stream_sequence", "last_final_sequence", b"last_final_sequence", "lease_revision", b"lease_revision", "next_track_id", b"next_track_id", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "frame_stream_sequence", b"frame_stream_sequence", "lanes", b"lanes", "next_track_id", b"next_track_id", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class AnsweredEpoch(_message.Message):
+    """Frames of one epoch that have a final result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    @_builtins.property
+    def epoch(self) -> _frame_pb2.Epoch: ...
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceRange]:
+        """Ascending, disjoint and not adjacent."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        epoch: _frame_pb2.Epoch | None = ...,
+        ranges: _abc.Iterable[Global___SequenceRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "epoch", b"epoch", "ranges", b"ranges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnsweredEpoch: _TypeAlias = AnsweredEpoch  # noqa: Y015
+
+@_typing.final
+class SequenceRange(_message.Message):
+    """Sequences `first` to `last`, both included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    last: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        last: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceRange: _TypeAlias = SequenceRange  # noqa: Y015
+
+@_typing.final
+class LaneCheckpoint(_message.Message):
+    """The open chain of one lane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LANE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CHAIN_ID_FIELD_NUMBER: _builtins.int
+    KEYFRAME_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    lane: _frame_pb2.Lane.ValueType
+    chain_id: _builtins.int
+    keyframe_stream_sequence: _builtins.int
+    """Stream sequence, in the frames stream, of the message with the chain's keyframe."""
+    @_builtins.property
+    def epoch(self) -> _frame_pb2.Epoch: ...
+    def __init__(
+        self,
+        *,
+        lane: _frame_pb2.Lane.ValueType = ...,
+        epoch: _frame_pb2.Epoch | None = ...,
+        chain_id: _builtins.int = ...,
+        keyframe_stream_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "epoch", b"epoch", "keyframe_stream_sequence", b"keyframe_stream_sequence", "lane", b"lane"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneCheckpoint: _TypeAlias = LaneCheckpoint  # noqa: Y015
 
 @_typing.final
 class CameraRef(_message.Message):

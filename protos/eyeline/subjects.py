@@ -1,0 +1,91 @@
+"""Names on the bus: subjects, streams and buckets.
+
+Every tenant has a NATS account of its own, so the tenant is not part of a subject.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from eyeline.errors import InvalidName
+
+FRAMES: Final = "FRAMES"
+RESULTS: Final = "RESULTS"
+DEAD: Final = "DEAD"
+STATUS: Final = "STATUS"
+# On the device.
+SPOOL: Final = "SPOOL"
+# Key-value buckets of the hub.
+LEASES: Final = "LEASES"
+WORKERS: Final = "WORKERS"
+CLAIMS: Final = "CLAIMS"
+DESIRED: Final = "DESIRED"
+
+HUB_DOMAIN: Final = "hub"
+EDGE_DOMAIN: Final = "edge"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_token(name: str, what: str = "name") -> str:
+    """Return `name` if it can stand in a subject; raises `InvalidName`."""
+    if not _TOKEN.fullmatch(name):
+        raise InvalidName(f"{what} {name[:80]!r} must be 1 to 64 letters, digits, '_' or '-'")
+    return name
+
+
+def frame_subject(site: str, device: str, camera: str) -> str:
+    """Subject of a camera's envelopes; each part may be '*'."""
+    return f"eyeline.v1.frame.{site}.{device}.{camera}"
+
+
+def result_subject(site: str, camera: str) -> str:
+    """Subject of a camera's result batches; each part may be '*'."""
+    return f"eyeline.v1.result.{site}.{camera}"
+
+
+def dead_subject(site: str, device: str, camera: str) -> str:
+    """Subject of messages set aside because they cannot be used."""
+    return f"eyeline.v1.dead.{site}.{device}.{camera}"
+
+
+def status_subject(site: str, device: str) -> str:
+    """Subject of a device's status; the stream keeps the newest one."""
+    return f"eyeline.v1.status.{site}.{device}"
+
+
+def control_subject(site: str, device: str) -> str:
+    """Subject of a worker's requests to a device; plain NATS, nothing is kept."""
+    return f"eyeline.v1.control.{site}.{device}"
+
+
+def spool_subject(camera: str) -> str:
+    """Subject of a camera's envelopes inside the device's own spool."""
+    return f"spool.frame.{camera}"
+
+
+def desired_key(site: str, device: str) -> str:
+    """Key of a device's desired configuration."""
+    return f"{site}.{device}"
+
+
+def camera_key(site: str, camera: str) -> str:
+    """Key of a camera in the lease and claim buckets."""
+    return f"{site}.{camera}"
+
+
+class FrameAddress(NamedTuple):
+    """The parts of a frame subject."""
+
+    site: str
+    device: str
+    camera: str
+
+
+def parse_frame_subject(subject: str) -> FrameAddress:
+    """Take a frame (or dead-letter) subject apart; raises `InvalidName`."""
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[:2] != ["eyeline", "v1"] or parts[2] not in {"frame", "dead"}:
+        raise InvalidName(f"{subject[:200]!r} is not a frame subject")
+    return FrameAddress(*(check_token(part) for part in parts[3:]))
