@@ -1,0 +1,118 @@
+"""The cloud's configuration: one file for worker, API and Triton, each reading its own section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator
+
+from eyeline import settings
+from eyeline.settings import Settings
+from eyeline.subjects import check_token
+
+ENV_PREFIX = "EYELINE_CLOUD__"
+
+Name = Annotated[str, AfterValidator(check_token)]
+
+
+class TenantSettings(Settings):
+    """A tenant: its own NATS account, its own streams."""
+
+    name: Name
+    # The cloud's user in the tenant's account.
+    user: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+
+    def secret_password(self) -> str | None:
+        """The password, wherever it comes from; raises `ConfigError`."""
+        return settings.secret(self.password, self.password_file, f"tenant {self.name}")
+
+
+class StreamSettings(Settings):
+    """How much the hub keeps, per tenant."""
+
+    # Pixels are purged as soon as no open chain needs them; these bound what nobody answered yet.
+    frames_max_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    frames_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
+    results_max_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    results_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
+    replicas: int = Field(default=1, ge=1, le=5)
+    storage: Literal["file", "memory"] = "file"
+
+
+class HubSettings(Settings):
+    """NATS."""
+
+    url: str | tuple[str, ...] = "nats://127.0.0.1:4222"
+    tenants: tuple[TenantSettings, ...] = (TenantSettings(name="default"),)
+    streams: StreamSettings = StreamSettings()
+
+    @field_validator("tenants")
+    @classmethod
+    def _unique(cls, value: tuple[TenantSettings, ...]) -> tuple[TenantSettings, ...]:
+        names = [tenant.name for tenant in value]
+        if not names or len(set(names)) != len(names):
+            raise ValueError("needs at least one tenant, and names that differ")
+        return value
+
+
+class TritonSettings(Settings):
+    """The inference server, and the model that answers for cameras."""
+
+    url: str = "127.0.0.1:8001"
+    # A name in the catalogue, which is also the name of the served model.
+    model: str = "centernet-mobilenetv3"
+    timeout_s: float = Field(default=5.0, gt=0, le=300)
+
+
+class WorkerSettings(Settings):
+    """The worker."""
+
+    # Frames of one camera that may be in flight at Triton.
+    max_in_flight: int = Field(default=16, ge=1, le=512)
+    # Decoded frames of all cameras together that may wait for Triton.
+    max_in_flight_total: int = Field(default=128, ge=1, le=4096)
+    # A worker that was silent for so long has lost its cameras.
+    lease_s: float = Field(default=3.0, ge=0.5, le=60)
+    # Answers for skipped frames: predicted at once, or interpolated when the next frame with pixels is answered.
+    propagate: Literal["causal", "smooth"] = "smooth"
+    decode_threads: int = Field(default=2, ge=1, le=64)
+
+
+class ApiSettings(Settings):
+    """The gRPC API."""
+
+    host: str = "127.0.0.1"
+    # 0 takes a free port, which the log tells.
+    port: int = Field(default=50051, ge=0, le=65535)
+    # Bearer token to tenant. Without any, the only tenant is served to everyone who can connect.
+    tokens: dict[str, Name] = Field(default={}, repr=False)
+    max_streams: int = Field(default=200, ge=1, le=10_000)
+    max_image_bytes: int = Field(default=8 << 20, ge=1024)
+
+
+class HttpSettings(Settings):
+    """`/healthz`, `/readyz` and `/metrics`."""
+
+    host: str = "127.0.0.1"
+    # 0 takes a free port, which the log tells.
+    worker_port: int = Field(default=9610, ge=0, le=65535)
+    api_port: int = Field(default=9611, ge=0, le=65535)
+
+
+class CloudSettings(Settings):
+    """The whole file."""
+
+    hub: HubSettings = HubSettings()
+    triton: TritonSettings = TritonSettings()
+    worker: WorkerSettings = WorkerSettings()
+    api: ApiSettings = ApiSettings()
+    http: HttpSettings = HttpSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def load(path: Path | None, overrides: dict[str, Any] | None = None) -> CloudSettings:
+    """Read the cloud's settings; raises `ConfigError` with one line."""
+    return settings.load(CloudSettings, path, env_prefix=ENV_PREFIX, overrides=overrides)

@@ -1,0 +1,183 @@
+"""The agent's configuration: what the YAML file, the environment and flags may say."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+
+from eyeline import settings
+from eyeline.settings import Settings
+from eyeline.subjects import check_token
+
+ENV_PREFIX = "EYELINE_EDGE__"
+
+Name = Annotated[str, AfterValidator(check_token)]
+
+
+class Transport(StrEnum):
+    """How RTP travels from an RTSP camera."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
+class CameraSettings(Settings):
+    """One camera.
+
+    source: `rtsp://…`, a V4L2 device (`/dev/video0`), a video file, a folder of images, or
+    `pattern:WIDTHxHEIGHT@FPS`. Credentials in an RTSP address may be left out and given as `user` and
+    `password` (or `password_file`).
+    """
+
+    name: Name
+    source: str
+    # A low-resolution stream of the same camera for the gate; `source` then serves pixels.
+    substream: str | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    transport: Transport = Transport.TCP
+    # Files: play at the speed they were recorded, and start again at the end.
+    realtime: bool = True
+    loop: bool = False
+    # Of an image folder; files and cameras have their own.
+    fps: float = Field(default=5.0, gt=0, le=240)
+    # "auto" tries the device's hardware decoders.
+    hardware_decode: Literal["auto", "off"] = "auto"
+    # A stream that brings nothing for so long is reopened.
+    stall_timeout_s: float = Field(default=5.0, ge=1, le=300)
+
+    @field_validator("source", "substream")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("must name a camera, a file, a folder or a pattern")
+        return value
+
+    @property
+    def is_live(self) -> bool:
+        """Whether frames are lost when nobody takes them."""
+        return urlsplit(self.source).scheme in {"rtsp", "rtsps"} or self.source.startswith("/dev/")
+
+    def secret_password(self) -> str | None:
+        """The password, wherever it comes from; raises `ConfigError`."""
+        return settings.secret(self.password, self.password_file, f"camera {self.name}")
+
+
+class GateSettings(Settings):
+    """When a frame is worth looking at."""
+
+    enabled: bool = True
+    # Share of the picture that must differ from the background, in per cent.
+    min_area_percent: float = Field(default=0.05, gt=0, le=100)
+    # Kept open after the last motion.
+    hold_s: float = Field(default=1.0, ge=0, le=60)
+    # An idle scene is sent once in a while all the same.
+    refresh_s: float = Field(default=60.0, ge=1, le=3600)
+
+
+class DetectSettings(Settings):
+    """The model on the device."""
+
+    enabled: bool = True
+    # A name in the catalogue, or the path of a served ONNX file.
+    model: str = "centernet-mobilenetv3"
+    max_fps: float = Field(default=1.0, gt=0, le=60)
+    threads: int = Field(default=1, ge=1, le=64)
+    # "auto" takes the best execution provider that the installed ONNX Runtime has.
+    provider: str = "auto"
+
+
+class EncodeSettings(Settings):
+    """What the pixels look like that leave the device."""
+
+    codec: Literal["h264", "hevc", "jpeg", "webp"] = "h264"
+    # Longer side of the coded picture; never larger than the source.
+    width_px: int = Field(default=416, ge=64, le=4096)
+    crf: int = Field(default=28, ge=0, le=51)
+    # Of stills.
+    quality: int = Field(default=80, ge=1, le=100)
+    # At most so many frames with pixels a second; the rest is filled in by the tracker.
+    max_fps: float = Field(default=5.0, gt=0, le=240)
+    max_chain_frames: int = Field(default=300, ge=1, le=300)
+    max_chain_s: float = Field(default=600.0, gt=0, le=600)
+    # Frames wait at most so long to share one message; 0 sends each at once.
+    batch_ms: float = Field(default=0.0, ge=0, le=60_000)
+
+
+class HubSettings(Settings):
+    """Where the answers are made."""
+
+    url: str | tuple[str, ...] = "nats://127.0.0.1:4222"
+    user: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+
+    def secret_password(self) -> str | None:
+        """The password, wherever it comes from; raises `ConfigError`."""
+        return settings.secret(self.password, self.password_file, "hub")
+
+
+class Fsync(StrEnum):
+    """When the spool's writes reach the disk."""
+
+    ALWAYS = "always"
+    SECOND = "1s"
+    RELAXED = "2m"
+
+
+class SpoolSettings(Settings):
+    """What is kept on the device until the hub has it."""
+
+    storage: Literal["file", "memory"] = "file"
+    max_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    max_age_s: float = Field(default=7 * 86_400.0, ge=1)
+    fsync: Fsync = Fsync.SECOND
+    # After an outage: the live picture first, the backlog first, or the live picture only.
+    order: Literal["live-first", "backlog-first", "live-only"] = "live-first"
+    # A message that waited longer than this in the spool is late: it goes into the backlog lane.
+    late_after_s: float = Field(default=2.0, gt=0, le=3600)
+
+
+class HttpSettings(Settings):
+    """`/healthz`, `/readyz` and `/metrics`."""
+
+    host: str = "127.0.0.1"
+    # 0 takes a free port, which the log tells.
+    port: int = Field(default=9600, ge=0, le=65535)
+
+
+class AgentSettings(Settings):
+    """The whole file."""
+
+    tenant: Name = "default"
+    site: Name = "default"
+    device: Name
+    state_dir: Path = Path("/var/lib/eyeline")
+    hub: HubSettings = HubSettings()
+    spool: SpoolSettings = SpoolSettings()
+    http: HttpSettings = HttpSettings()
+    cameras: tuple[CameraSettings, ...] = Field(min_length=1)
+    gate: GateSettings = GateSettings()
+    detect: DetectSettings = DetectSettings()
+    encode: EncodeSettings = EncodeSettings()
+    # A heartbeat answers idle and skipped frames at least this often.
+    heartbeat_s: float = Field(default=1.0, ge=0.1, le=60)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _unique_cameras(self) -> AgentSettings:
+        names = [camera.name for camera in self.cameras]
+        doubled = {name for name in names if names.count(name) > 1}
+        if doubled:
+            raise ValueError(f"camera names must differ: {', '.join(sorted(doubled))} stands twice")
+        return self
+
+
+def load(path: Path | None, overrides: dict[str, Any] | None = None) -> AgentSettings:
+    """Read the agent's settings; raises `ConfigError` with one line."""
+    return settings.load(AgentSettings, path, env_prefix=ENV_PREFIX, overrides=overrides)

@@ -1,0 +1,47 @@
+"""A captured frame, as every stage sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import av
+
+# Formats whose first plane is luma, one byte a pixel.
+_PLANAR_YUV = frozenset(
+    {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One frame that the source presented.
+
+    sequence: from 1, per camera and epoch, one for each presented frame. monotonic_ns, wall_ns: when it was
+    captured, on the device's two clocks. picture: the decoded frame, in the decoder's own pixel format.
+    opened: true for the first frame after the source was (re)opened.
+    """
+
+    sequence: int
+    monotonic_ns: int
+    wall_ns: int
+    picture: av.VideoFrame
+    opened: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, in pixels."""
+        return self.picture.width, self.picture.height
+
+    def luma(self) -> NDArray[np.uint8]:
+        """Luma, uint8 [H, W]; a view of the decoder's buffer where its format allows."""
+        picture: Any = self.picture
+        if picture.format.name not in _PLANAR_YUV:
+            picture = picture.reformat(format="gray")
+        plane = picture.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        return rows[:, : plane.width]
