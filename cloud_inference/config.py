@@ -76,7 +76,7 @@ class WorkerSettings(Settings):
     max_in_flight_total: int = Field(default=128, ge=1, le=4096)
     # A worker that was silent for so long has lost its cameras.
     lease_s: float = Field(default=3.0, ge=0.5, le=60)
-    # Answers for skipped frames: predicted at once, or interpolated when the next frame with pixels is answered.
+    # Skipped frames are answered at once by prediction, or by interpolation when the next picture is.
     propagate: Literal["causal", "smooth"] = "smooth"
     decode_threads: int = Field(default=2, ge=1, le=64)
 

@@ -368,10 +368,15 @@ class LaneCheckpoint(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     CHAIN_ID_FIELD_NUMBER: _builtins.int
     KEYFRAME_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     lane: _frame_pb2.Lane.ValueType
     chain_id: _builtins.int
     keyframe_stream_sequence: _builtins.int
-    """Stream sequence, in the frames stream, of the message with the chain's keyframe."""
+    """Stream sequence, in the frames stream, of the message with the chain's keyframe.
+    0 when no chain is open.
+    """
+    last_sequence: _builtins.int
+    """The newest sequence answered in this lane; a message that follows a later one tells of a loss."""
     @_builtins.property
     def epoch(self) -> _frame_pb2.Epoch: ...
     def __init__(
@@ -381,10 +386,11 @@ class LaneCheckpoint(_message.Message):
         epoch: _frame_pb2.Epoch | None = ...,
         chain_id: _builtins.int = ...,
         keyframe_stream_sequence: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "epoch", b"epoch", "keyframe_stream_sequence", b"keyframe_stream_sequence", "lane", b"lane"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "epoch", b"epoch", "keyframe_stream_sequence", b"keyframe_stream_sequence", "lane", b"lane", "last_sequence", b"last_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,306 @@
+"""From work to results, in order: one final result for each frame, with its provenance.
+
+No I/O: the camera appends work with pictures on the way to the model, and collects what can be answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cloud_inference.consume import MAX_FILLED, Kind, Work
+from cloud_inference.propagate import extrapolate, interpolate
+from cloud_inference.track import Tracker, Tracks
+from eyeline.v1 import detection_pb2, frame_pb2, result_pb2
+from eyeline.values import Detections
+
+# Provisional results count up from 1, below this.
+FINAL_REVISION = 1000
+NO_REFERENCE = "no_reference"
+# One batch of results stays well under the broker's largest message.
+_MAX_OBJECTS = 4000
+# A prediction further than this from what was seen is no better than the last sight.
+_MAX_STEPS = 2.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the model saw, in source pixels, and when each stage was passed (nanoseconds)."""
+
+    detections: Detections
+    decoded_ns: int
+    infer_start_ns: int
+    infer_end_ns: int
+
+
+@dataclass(slots=True)
+class Pending:
+    """Work on its way. `outcome` is None until it can be answered: `Seen`, or the reason why not."""
+
+    work: Work
+    arrived_s: float
+    outcome: Seen | str | None = None
+    tracked: Detections | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The answer that holds until the next one; `reason` says why there is none to trust."""
+
+    sequence: int
+    detections: Detections
+    model: detection_pb2.ModelRef
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Lane:
+    tracker: Tracker
+    key: object = None
+    standing: _Standing | None = None
+    before: _Standing | None = None
+
+
+@dataclass(slots=True)
+class Collected:
+    """Results in order, and the work they finish (with ENDs), for the checkpoint."""
+
+    results: list[result_pb2.Result] = field(default_factory=list)
+    done: list[Work] = field(default_factory=list)
+
+
+class Answers:
+    """Answers one camera's work, in the order it was appended."""
+
+    def __init__(
+        self,
+        *,
+        tracks: Tracks,
+        next_track_id: Callable[[], int],
+        model: detection_pb2.ModelRef,
+        mode: Literal["causal", "smooth"] = "smooth",
+        smooth_wait_s: float = 2.0,
+    ) -> None:
+        self._tracks, self._next_track_id = tracks, next_track_id
+        self._model, self._mode, self._smooth_wait_s = model, mode, smooth_wait_s
+        self._pending: deque[Pending] = deque()
+        self._lanes: dict[int, _Lane] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def append(self, work: Work, now_s: float) -> Pending:
+        """Queue work; the caller sets `outcome` of frames with pixels when it is known."""
+        pending = Pending(work, now_s)
+        self._pending.append(pending)
+        return pending
+
+    def restore(self, stored: result_pb2.Result, key: object) -> None:
+        """Replay a stored final result, oldest first, so that tracks and the standing answer survive."""
+        lane = self._lane(stored.lane or frame_pb2.LANE_LIVE, key)
+        detections = Detections.from_proto(stored.detections)
+        if stored.provenance == result_pb2.PROVENANCE_CLOUD:
+            lane.tracker.replay(detections)
+        if stored.provenance in {result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_EDGE}:
+            self._stand(lane, _Standing(stored.last_sequence, detections, stored.model))
+        elif stored.provenance == result_pb2.PROVENANCE_DEGRADED:
+            self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
+
+    def wait_s(self, now_s: float) -> float | None:
+        """When to collect again though nothing comes: the oldest skipped frames wait no longer than this."""
+        if self._pending and self._pending[0].work.kind is Kind.SKIPPED:
+            return max(0.0, self._pending[0].arrived_s + self._smooth_wait_s - now_s)
+        return None
+
+    def collect(self, now_s: float, most: int = 300) -> Collected:
+        """Take off what can be answered now, about `most` results."""
+        out = Collected()
+        objects = 0
+        while self._pending and len(out.results) < most and objects < _MAX_OBJECTS:
+            head = self._pending[0]
+            results = self._answer(head, now_s)
+            if results is None:
+                break
+            self._pending.popleft()
+            out.results += results
+            objects += sum(len(result.detections) for result in results)
+            out.done.append(head.work)
+        return out
+
+    def _answer(self, head: Pending, now_s: float) -> list[result_pb2.Result] | None:
+        work = head.work
+        if work.kind is Kind.END or (work.kind is Kind.PIXELS and not work.wanted):
+            return []
+        lane = self._lane(work.source.lane, work.source.key)
+        if work.kind is Kind.PIXELS:
+            return self._seen(lane, head)
+        if work.kind is Kind.EDGE and work.edge is not None:
+            tracked = lane.tracker.update(Detections.from_proto(work.edge.detections))
+            model = work.source.envelope.edge_model
+            self._stand(lane, _Standing(work.last, tracked, model))
+            return [self._result(work, result_pb2.PROVENANCE_EDGE, tracked, model)]
+        if work.kind is Kind.DROPPED or work.kind is Kind.EDGE:
+            return [self._degraded(work, work.reason)]
+        standing = lane.standing
+        if standing is None or standing.reason:
+            return [self._degraded(work, standing.reason if standing else NO_REFERENCE)]
+        if work.kind is Kind.SKIPPED:
+            return self._skipped(lane, standing, head, now_s)
+        return [self._held(work, standing)]
+
+    def _seen(self, lane: _Lane, head: Pending) -> list[result_pb2.Result] | None:
+        work, outcome = head.work, head.outcome
+        if outcome is None:
+            return None
+        if isinstance(outcome, str):
+            self._stand(lane, _Standing(work.last, Detections.empty(), self._model, outcome))
+            return [self._degraded(work, outcome)]
+        tracked = self._track(lane, head, outcome)
+        self._stand(lane, _Standing(work.last, tracked, self._model))
+        result = self._result(work, result_pb2.PROVENANCE_CLOUD, tracked, self._model)
+        result.times.decoded_ns = outcome.decoded_ns
+        result.times.infer_start_ns = outcome.infer_start_ns
+        result.times.infer_end_ns = outcome.infer_end_ns
+        result.coded_bytes = len(work.unit.data) if work.unit else 0
+        return [result]
+
+    def _track(self, lane: _Lane, head: Pending, seen: Seen) -> Detections:
+        if head.tracked is None:
+            head.tracked = lane.tracker.update(seen.detections)
+        return head.tracked
+
+    def _skipped(
+        self, lane: _Lane, standing: _Standing, head: Pending, now_s: float
+    ) -> list[result_pb2.Result] | None:
+        work = head.work
+        if work.last - work.first >= MAX_FILLED:
+            return [self._held(work, standing)]
+        if self._mode == "causal":
+            return self._fill(work, standing, lambda s: self._predicted(lane, standing, work, s))
+        after = self._next_decisive(head)
+        if after is None and now_s - head.arrived_s < self._smooth_wait_s:
+            return None
+        if after is not None and after.work.kind is Kind.PIXELS:
+            if after.outcome is None:
+                return None
+            if isinstance(after.outcome, Seen):
+                tracked, end = self._track(lane, after, after.outcome), after.work.first
+                span = end - standing.sequence
+                return self._fill(
+                    work,
+                    standing,
+                    lambda s: interpolate(standing.detections, tracked, (s - standing.sequence) / span),
+                )
+        return [self._held(work, standing)]
+
+    def _next_decisive(self, head: Pending) -> Pending | None:
+        """The first work after skipped frames, in their lane, that says what came of the objects."""
+        for other in self._pending:
+            same = (
+                other.work.source.lane == head.work.source.lane
+                and other.work.source.key == head.work.source.key
+            )
+            if same and other.work.first > head.work.last and other.work.kind not in {Kind.SKIPPED, Kind.END}:
+                return other
+        return None
+
+    @staticmethod
+    def _predicted(lane: _Lane, standing: _Standing, work: Work, sequence: int) -> Detections:
+        before = lane.before
+        if before is None or before.reason or before.sequence >= standing.sequence:
+            return standing.detections
+        steps = (sequence - standing.sequence) / (standing.sequence - before.sequence)
+        picture = work.source.envelope.format
+        size = picture.source_width_px, picture.source_height_px
+        return extrapolate(before.detections, standing.detections, min(steps, _MAX_STEPS), size)
+
+    def _fill(
+        self, work: Work, standing: _Standing, at: Callable[[int], Detections]
+    ) -> list[result_pb2.Result]:
+        return [
+            self._result(one, result_pb2.PROVENANCE_PROPAGATED, at(one.first), standing.model)
+            for one in _frames(work)
+        ]
+
+    def _held(self, work: Work, standing: _Standing) -> result_pb2.Result:
+        return self._result(work, result_pb2.PROVENANCE_PROPAGATED, standing.detections, standing.model)
+
+    def _degraded(self, work: Work, reason: str) -> result_pb2.Result:
+        result = self._result(work, result_pb2.PROVENANCE_DEGRADED, Detections.empty(), None)
+        result.reason = reason
+        return result
+
+    def _lane(self, lane: int, key: object) -> _Lane:
+        """The lane's state; a new epoch starts afresh."""
+        state = self._lanes.get(lane)
+        if state is None or state.key != key:
+            state = self._lanes[lane] = _Lane(self._tracks.new(self._next_track_id), key)
+        return state
+
+    @staticmethod
+    def _stand(lane: _Lane, standing: _Standing) -> None:
+        lane.before, lane.standing = lane.standing, standing
+
+    @staticmethod
+    def _result(
+        work: Work,
+        provenance: result_pb2.Provenance.ValueType,
+        detections: Detections,
+        model: detection_pb2.ModelRef | None,
+    ) -> result_pb2.Result:
+        source, envelope = work.source, work.source.envelope
+        offset = envelope.clock.offset_ns
+        return result_pb2.Result(
+            key=result_pb2.FrameKey(
+                tenant=envelope.tenant,
+                site=envelope.site,
+                camera=envelope.camera,
+                epoch=envelope.epoch,
+                sequence=work.first,
+            ),
+            last_sequence=work.last,
+            revision=FINAL_REVISION,
+            final=True,
+            provenance=provenance,
+            model=model,
+            detections=detections.to_proto(),
+            times=result_pb2.StageTimes(
+                captured_ns=_on_hub(work.first_capture, offset),
+                published_ns=_on_hub(envelope.published, offset),
+                hub_stored_ns=source.stored_ns,
+                consumed_ns=source.consumed_ns,
+            ),
+            last_captured_ns=_on_hub(work.last_capture, offset),
+            source_width_px=envelope.format.source_width_px,
+            source_height_px=envelope.format.source_height_px,
+            clock_uncertainty_ns=envelope.clock.uncertainty_ns,
+            gate_reason=work.gate_reason,
+            lane=source.lane,
+            device=envelope.device,
+            traceparent=envelope.traceparent,
+        )
+
+
+def _on_hub(when: frame_pb2.CaptureTime, offset_ns: int) -> int:
+    return max(0, when.wall_ns + offset_ns) if when.wall_ns else 0
+
+
+def _frames(work: Work) -> list[Work]:
+    """A range as single frames, capture times evenly spaced."""
+    count = work.last - work.first + 1
+    frames = []
+    for step in range(count):
+        part = step / (count - 1) if count > 1 else 0.0
+        when = frame_pb2.CaptureTime(
+            monotonic_ns=_mix(work.first_capture.monotonic_ns, work.last_capture.monotonic_ns, part),
+            wall_ns=_mix(work.first_capture.wall_ns, work.last_capture.wall_ns, part),
+        )
+        sequence = work.first + step
+        frames.append(Work(work.kind, work.source, sequence, sequence, when, when, work.gate_reason))
+    return frames
+
+
+def _mix(first: int, last: int, part: float) -> int:
+    return first + int((last - first) * part)

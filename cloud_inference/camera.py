@@ -1,0 +1,371 @@
+"""One camera, as its owner works it: take, decode, infer, track, store; then the frame counts as answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import nats.errors
+import numpy as np
+import structlog
+from eyeline_models.catalogue import ModelCard, detections
+from eyeline_models.letterbox import Letterbox
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+from numpy.typing import NDArray
+
+from cloud_inference import metrics
+from cloud_inference.answer import Answers, Pending, Seen
+from cloud_inference.answered import Answered, EpochKey, epoch_key
+from cloud_inference.consume import Intake, Kind, Source, Work
+from cloud_inference.decode import CannotDecode, ChainDecoder
+from cloud_inference.feed import Feed, StreamMessage
+from cloud_inference.infer import INFERENCE_FAILED, Inference
+from cloud_inference.store import FencedOut, ResultLog, Stored
+from cloud_inference.track import Tracks
+from eyeline import subjects
+from eyeline.errors import BadEnvelope, BusError, InvalidName
+from eyeline.v1 import detection_pb2, device_pb2, frame_pb2, result_pb2
+from eyeline.values import Detections
+
+_log = structlog.get_logger()
+
+# No chain is longer; one that was not heard of for so long pins no pixels.
+_CHAIN_NS: Final = 15 * 60 * 1_000_000_000
+_KEYFRAME_EVERY_S: Final = 2.0
+_RETRY_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the cameras of a worker have in common."""
+
+    worker: str
+    inference: Inference
+    card: ModelCard
+    tracks: Tracks
+    executor: Executor
+    max_in_flight: int
+    propagate: Literal["causal", "smooth"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bus:
+    """One tenant's connection."""
+
+    tenant: str
+    connection: Client
+    js: JetStreamContext
+
+
+class _LaneState:
+    """The open chain of one lane, as answered: what the next owner needs."""
+
+    def __init__(self, stored: result_pb2.LaneCheckpoint) -> None:
+        self.stored = stored
+        self.heard_ns = time.time_ns()
+
+
+class Camera:
+    """Answers one camera's frames until cancelled."""
+
+    def __init__(self, shared: Shared, bus: Bus, site: str, camera: str) -> None:
+        self._shared, self._bus = shared, bus
+        self._site, self._camera = site, camera
+        self._log = _log.bind(tenant=bus.tenant, site=site, camera=camera)
+        self._keyframe_asked_s = 0.0
+
+    async def run(self) -> None:
+        """Work; start over from the stored checkpoint when a write was refused or the hub was away."""
+        while True:
+            try:
+                await self._session()
+            except* FencedOut:
+                self._log.warning("fenced_out", reason="another worker wrote this camera's results")
+            except* BusError as problems:
+                self._log.warning("hub_away", reason=str(problems.exceptions[0]))
+            await asyncio.sleep(_RETRY_S)
+
+    async def _session(self) -> None:
+        log = ResultLog(self._bus.connection, self._bus.js, self._site, self._camera)
+        try:
+            stored = await log.load()
+        except BusError as problem:
+            raise ExceptionGroup("load", [problem]) from None
+        session = _Session(self, log, stored)
+        try:
+            async with asyncio.TaskGroup() as group:
+                session.group = group
+                group.create_task(session.take())
+                group.create_task(session.answer())
+        finally:
+            await session.close()
+
+    async def ask_keyframe(self, source: Source) -> None:
+        """Ask the device for a new chain, now and then."""
+        now = time.monotonic()
+        if source.lane != frame_pb2.LANE_LIVE or now - self._keyframe_asked_s < _KEYFRAME_EVERY_S:
+            return
+        self._keyframe_asked_s = now
+        metrics.KEYFRAME_REQUESTS.labels(self._bus.tenant).inc()
+        device = source.envelope.device
+        self._log.info("keyframe_requested", device=device, frame=source.stream_sequence)
+        request = device_pb2.ControlRequest(camera=self._camera, keyframe=True)
+        with contextlib.suppress(nats.errors.Error):  # the next gap asks again
+            await self._bus.connection.publish(
+                subjects.control_subject(self._site, device), request.SerializeToString()
+            )
+
+    async def set_aside(self, message: StreamMessage, problem: BadEnvelope) -> None:
+        """Keep an unusable message where a person can look at it."""
+        metrics.DEAD_LETTERS.labels(self._bus.tenant, problem.reason).inc()
+        self._log.warning(
+            "message_set_aside", reason=problem.reason, problem=str(problem), frame=message.sequence
+        )
+        _, _, _, *address = message.subject.split(".")
+        while True:
+            try:
+                await self._bus.js.publish(
+                    subjects.dead_subject(*address),
+                    message.data,
+                    timeout=2,
+                    headers={
+                        "Eyeline-Reason": problem.reason,
+                        "Nats-Msg-Id": f"{subjects.FRAMES}-{message.sequence}",
+                    },
+                )
+            except APIError as refused:
+                self._log.error("message_lost", reason=refused.description)
+                return
+            except (TimeoutError, nats.errors.Error):
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
+
+    @property
+    def parts(self) -> tuple[Shared, Bus, str, str]:
+        """Shared parts, bus, site and camera."""
+        return self._shared, self._bus, self._site, self._camera
+
+
+class _Session:
+    """From one reading of the checkpoint until something goes wrong."""
+
+    group: asyncio.TaskGroup
+
+    def __init__(self, owner: Camera, log: ResultLog, stored: Stored) -> None:
+        self._owner, self._log = owner, log
+        self._shared, self._bus, site, camera = owner.parts
+        checkpoint = stored.checkpoint
+        self._answered = Answered(checkpoint.answered)
+        self._track_ids = itertools.count(max(1, checkpoint.next_track_id))
+        self._next_track_id = max(1, checkpoint.next_track_id)
+        self._frame_sequence = checkpoint.frame_stream_sequence
+        self._lanes = {lane.lane: _LaneState(lane) for lane in checkpoint.lanes}
+        self._intake = Intake(
+            tenant=self._bus.tenant, answered=Answered(checkpoint.answered), lanes=_stored_lanes(checkpoint)
+        )
+        self._decoders: dict[int, ChainDecoder] = {}
+        card = self._shared.card
+        self._answers = Answers(
+            tracks=self._shared.tracks,
+            next_track_id=self._take_track_id,
+            model=detection_pb2.ModelRef(name=card.name, version=str(card.version), sha256=card.sha256),
+            mode=self._shared.propagate,
+        )
+        for result in stored.results:
+            self._answers.restore(result, epoch_key(result.device, result.key.epoch))
+        self._slots = asyncio.Semaphore(self._shared.max_in_flight)
+        self._wake = asyncio.Event()
+        self._feed = Feed(
+            self._bus.connection,
+            self._bus.js,
+            subjects.FRAMES,
+            [subjects.frame_subject(site, "*", camera)],
+            start_sequence=self._keep_from(),
+            batch=64,
+        )
+
+    async def close(self) -> None:
+        """Give the consumer back."""
+        await self._feed.close()
+
+    async def take(self) -> None:
+        """Messages into work, pictures on their way to the model."""
+        while True:
+            for message in await self._feed.take(16):
+                try:
+                    work = self._intake.accept(message)
+                except (BadEnvelope, InvalidName) as problem:
+                    bad = (
+                        problem if isinstance(problem, BadEnvelope) else BadEnvelope("invalid", str(problem))
+                    )
+                    await self._owner.set_aside(message, bad)
+                    work = [_end_of(message)]
+                for one in work:
+                    if one.kind is Kind.PIXELS:
+                        await self._picture(one)
+                    else:
+                        self._answers.append(one, time.monotonic())
+                self._wake.set()
+
+    async def _picture(self, work: Work) -> None:
+        if work.wanted:
+            await self._slots.acquire()
+            await self._shared.inference.reserve()
+        placed = work.wanted  # whether a place is still ours to give back
+        try:
+            pending = self._answers.append(work, time.monotonic()) if work.wanted else None
+            began = time.perf_counter()
+            loop = asyncio.get_running_loop()
+            try:
+                prepared = await loop.run_in_executor(self._shared.executor, self._decode, work)
+            except CannotDecode as problem:
+                if pending is not None:
+                    pending.outcome = problem.reason
+                    self._wake.set()
+                    await self._owner.ask_keyframe(work.source)
+                return
+            metrics.DECODE_SECONDS.observe(time.perf_counter() - began)
+            if pending is not None and prepared is not None:
+                self.group.create_task(self._infer(pending, *prepared, time.time_ns()))
+                placed = False
+        finally:
+            if placed:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self._slots.release()
+        self._shared.inference.release()
+
+    def _decode(self, work: Work) -> tuple[NDArray[np.uint8], Letterbox] | None:
+        assert work.unit is not None  # noqa: S101  # PIXELS has one
+        decoder = self._decoders.setdefault(work.source.lane, ChainDecoder())
+        picture = decoder.decode(work.unit, work.source.envelope.format, wanted=work.wanted)
+        if picture is None:
+            return None
+        letterbox = self._shared.card.letterbox(picture.shape[1], picture.shape[0])
+        return letterbox.apply(picture), letterbox
+
+    async def _infer(
+        self, pending: Pending, image: NDArray[np.uint8], letterbox: Letterbox, decoded_ns: int
+    ) -> None:
+        metrics.IN_FLIGHT.inc()
+        try:
+            rows = await self._shared.inference.run(image)
+            if rows is None:
+                pending.outcome = INFERENCE_FAILED
+            else:
+                found = detections(self._shared.card, rows.boxes, rows.count, letterbox)
+                in_source = to_source(found, pending.work.source.envelope.format)
+                pending.outcome = Seen(in_source, decoded_ns, rows.start_ns, rows.end_ns)
+        finally:
+            metrics.IN_FLIGHT.dec()
+            self._give_back()
+            self._wake.set()
+
+    async def answer(self) -> None:
+        """Results in order, each batch stored before the next."""
+        while True:
+            collected = self._answers.collect(time.monotonic())
+            if not collected.done:
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(self._answers.wait_s(time.monotonic())):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                continue
+            for work in collected.done:
+                self._note(work)
+            if collected.results:
+                await self._log.write(collected.results, self._checkpoint())
+                self._count(collected.results)
+            await self._log.purge_frames(self._keep_from())
+
+    def _note(self, work: Work) -> None:
+        source = work.source
+        if work.kind is Kind.END:
+            self._frame_sequence = max(self._frame_sequence, source.stream_sequence)
+            return
+        self._answered.add(source.key, work.first, work.last)
+        state = self._lanes.get(source.lane)
+        if state is None or _lane_key(state.stored) != source.key[1:]:
+            stored = result_pb2.LaneCheckpoint(lane=source.lane, epoch=source.envelope.epoch)
+            state = self._lanes[source.lane] = _LaneState(stored)
+        state.stored.last_sequence = max(state.stored.last_sequence, work.last)
+        state.heard_ns = time.time_ns()
+        if work.unit is not None:
+            state.stored.chain_id = work.unit.chain_id
+            state.stored.keyframe_stream_sequence = work.keyframe_at
+
+    def _checkpoint(self) -> result_pb2.Checkpoint:
+        return result_pb2.Checkpoint(
+            answered=self._answered.to_proto(),
+            lanes=[state.stored for state in self._lanes.values()],
+            frame_stream_sequence=self._frame_sequence,
+            next_track_id=self._next_track_id,
+            worker=self._shared.worker,
+        )
+
+    def _keep_from(self) -> int:
+        """The oldest message that a new owner would need."""
+        oldest = time.time_ns() - _CHAIN_NS
+        open_chains = [
+            state.stored.keyframe_stream_sequence
+            for state in self._lanes.values()
+            if state.stored.keyframe_stream_sequence and state.heard_ns > oldest
+        ]
+        return min([*open_chains, self._frame_sequence + 1])
+
+    def _take_track_id(self) -> int:
+        taken = next(self._track_ids)
+        self._next_track_id = taken + 1
+        return taken
+
+    def _count(self, results: list[result_pb2.Result]) -> None:
+        tenant = self._bus.tenant
+        for result in results:
+            frames = result.last_sequence - result.key.sequence + 1
+            name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
+            metrics.FRAMES.labels(tenant, name).inc(frames)
+            if result.reason:
+                metrics.DEGRADED.labels(tenant, result.reason).inc(frames)
+            if result.provenance == result_pb2.PROVENANCE_CLOUD:
+                metrics.CODED_BYTES.labels(tenant).inc(result.coded_bytes)
+                delay_ns = result.times.answered_ns - result.times.captured_ns
+                metrics.ANSWER_SECONDS.observe(max(0, delay_ns) / 1e9)
+
+
+def to_source(found: Detections, picture: frame_pb2.PictureFormat) -> Detections:
+    """Boxes of a coded picture in source pixels, clipped to the source frame."""
+    scale = np.array([picture.scale_x, picture.scale_y] * 2, np.float32)
+    pad = np.array([picture.pad_x_px, picture.pad_y_px] * 2, np.float32)
+    origin = np.array([picture.origin_x_px, picture.origin_y_px] * 2, np.float32)
+    limit = np.array([picture.source_width_px, picture.source_height_px] * 2, np.float32)
+    boxes = np.clip((found.boxes - pad) * scale + origin, 0, limit)
+    return Detections.build(boxes, found.scores, found.class_ids, found.class_names, found.track_ids)
+
+
+def _end_of(message: StreamMessage) -> Work:
+    source = Source(frame_pb2.FrameEnvelope(), ("", 0, b""), message.sequence, message.stored_ns, 0)
+    return Work(Kind.END, source, 0, 0)
+
+
+def _lane_key(stored: result_pb2.LaneCheckpoint) -> tuple[int, bytes]:
+    return stored.epoch.counter, stored.epoch.random_id
+
+
+def _stored_lanes(
+    checkpoint: result_pb2.Checkpoint,
+) -> Iterator[tuple[frame_pb2.Lane.ValueType, EpochKey, result_pb2.LaneCheckpoint]]:
+    devices = {(e.epoch.counter, e.epoch.random_id): e.device for e in checkpoint.answered}
+    for lane in checkpoint.lanes:
+        yield lane.lane, (devices.get(_lane_key(lane), ""), *_lane_key(lane)), lane

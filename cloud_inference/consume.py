@@ -1,0 +1,198 @@
+"""From messages on frame subjects to work, in order: each frame that has no answer yet exactly once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from cloud_inference.answered import Answered, EpochKey, epoch_key
+from cloud_inference.feed import StreamMessage
+from eyeline.envelope import first_sequence, item_range, last_sequence, parse_envelope
+from eyeline.errors import BadEnvelope
+from eyeline.subjects import parse_frame_subject
+from eyeline.v1 import frame_pb2, result_pb2
+
+LOST = "lost"
+# Skipped frames are answered one by one, at most so many at a time; a range that is longer than is
+# sensible gets one answer for all its frames.
+MAX_FILLED = 50
+_MAX_SPLIT = 1000
+
+
+class Kind(Enum):
+    """How frames are to be answered."""
+
+    PIXELS = auto()
+    IDLE = auto()
+    SKIPPED = auto()
+    EDGE = auto()
+    DROPPED = auto()
+    # Answers nothing: the message it belongs to has been taken in whole.
+    END = auto()
+
+
+_KINDS = {
+    frame_pb2.RANGE_KIND_IDLE: Kind.IDLE,
+    frame_pb2.RANGE_KIND_SKIPPED: Kind.SKIPPED,
+    frame_pb2.RANGE_KIND_EDGE: Kind.EDGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The message that frames came in. Times are nanoseconds since the Unix epoch."""
+
+    envelope: frame_pb2.FrameEnvelope
+    key: EpochKey
+    stream_sequence: int
+    stored_ns: int
+    consumed_ns: int
+
+    @property
+    def lane(self) -> frame_pb2.Lane.ValueType:
+        """The lane it travelled in."""
+        return self.envelope.lane or frame_pb2.LANE_LIVE
+
+
+@dataclass(slots=True)
+class Work:
+    """Frames `first` to `last` of one message, to be answered together; one frame when they have pixels.
+
+    wanted: false for a frame that is already answered and only moves the decoder on. keyframe_at: stream
+    sequence of the message with the keyframe of its chain.
+    """
+
+    kind: Kind
+    source: Source
+    first: int
+    last: int
+    first_capture: frame_pb2.CaptureTime = field(default_factory=frame_pb2.CaptureTime)
+    last_capture: frame_pb2.CaptureTime = field(default_factory=frame_pb2.CaptureTime)
+    gate_reason: frame_pb2.GateReason.ValueType = frame_pb2.GATE_REASON_UNSPECIFIED
+    reason: str = ""
+    unit: frame_pb2.AccessUnit | None = None
+    edge: frame_pb2.EdgeAnswer | None = None
+    wanted: bool = True
+    keyframe_at: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    key: EpochKey | None = None
+    last_sequence: int = 0
+    chain_id: int = 0
+    keyframe_at: int = 0
+
+
+class Intake:
+    """One camera's messages, as work. `answered` is what had a final answer when the owner took over."""
+
+    def __init__(
+        self,
+        *,
+        tenant: str,
+        answered: Answered,
+        lanes: Iterator[tuple[frame_pb2.Lane.ValueType, EpochKey, result_pb2.LaneCheckpoint]] | None = None,
+    ) -> None:
+        self._tenant = tenant
+        # Answered, or on the way to it.
+        self._taken = answered
+        self._lanes: dict[int, _Lane] = {
+            lane: _Lane(key, stored.last_sequence) for lane, key, stored in lanes or ()
+        }
+
+    def accept(self, message: StreamMessage) -> list[Work]:
+        """Work in sequence order, closed by an END; raises `BadEnvelope` for what cannot be used."""
+        envelope = parse_envelope(message.data)
+        address = parse_frame_subject(message.subject)
+        named = (envelope.tenant, envelope.site, envelope.device, envelope.camera)
+        if named != (self._tenant, *address):
+            raise BadEnvelope("wrong_subject", f"envelope of {'/'.join(named)} came on {message.subject}")
+        key = epoch_key(envelope.device, envelope.epoch)
+        source = Source(envelope, key, message.sequence, message.stored_ns, time.time_ns())
+        lane = self._lanes.setdefault(source.lane, _Lane())
+        if lane.key != key:
+            self._lanes[source.lane] = lane = _Lane(key)
+        work = list(self._lost(source, lane))
+        for item in envelope.items:
+            work += self._item(source, lane, item)
+        lane.last_sequence = max(lane.last_sequence, last_sequence(envelope))
+        end = last_sequence(envelope)
+        work.append(Work(Kind.END, source, end, end))
+        return work
+
+    def _lost(self, source: Source, lane: _Lane) -> Iterator[Work]:
+        """Frames that this lane should have brought before this message."""
+        envelope = source.envelope
+        start, end = lane.last_sequence + 1, min(envelope.previous_sequence, first_sequence(envelope) - 1)
+        if start > end:
+            return
+        when = _capture_of(envelope.items[0])
+        for first, last in self._claim(source.key, start, end):
+            yield Work(Kind.DROPPED, source, first, last, when, when, reason=LOST)
+
+    def _claim(self, key: EpochKey, first: int, last: int) -> list[tuple[int, int]]:
+        missing = self._taken.missing(key, first, last)
+        for start, end in missing:
+            self._taken.add(key, start, end)
+        return missing
+
+    def _item(self, source: Source, lane: _Lane, item: frame_pb2.FrameItem) -> Iterator[Work]:
+        first, last = item_range(item)
+        missing = self._claim(source.key, first, last)
+        if item.WhichOneof("item") == "access_unit":
+            unit = item.access_unit
+            if unit.keyframe:
+                lane.chain_id, lane.keyframe_at = unit.chain_id, source.stream_sequence
+            yield Work(
+                Kind.PIXELS,
+                source,
+                first,
+                last,
+                unit.capture,
+                unit.capture,
+                unit.gate_reason,
+                unit=unit,
+                wanted=bool(missing),
+                keyframe_at=lane.keyframe_at if lane.chain_id == unit.chain_id else 0,
+            )
+            return
+        frames = item.range
+        if frames.kind == frame_pb2.RANGE_KIND_SKIPPED and last - first < _MAX_SPLIT:
+            missing = [piece for whole in missing for piece in _pieces(*whole)]
+        for start, end in missing:
+            yield Work(
+                _KINDS.get(frames.kind, Kind.DROPPED),
+                source,
+                start,
+                end,
+                _between(frames, start),
+                _between(frames, end),
+                frames.gate_reason,
+                frames.reason or "unknown_range",
+                edge=frames.edge if frames.HasField("edge") else None,
+            )
+
+
+def _pieces(first: int, last: int) -> Iterator[tuple[int, int]]:
+    for start in range(first, last + 1, MAX_FILLED):
+        yield start, min(start + MAX_FILLED - 1, last)
+
+
+def _capture_of(item: frame_pb2.FrameItem) -> frame_pb2.CaptureTime:
+    return item.access_unit.capture if item.WhichOneof("item") == "access_unit" else item.range.first_capture
+
+
+def _between(frames: frame_pb2.FrameRange, sequence: int) -> frame_pb2.CaptureTime:
+    """Capture time of a frame inside a range, taken as evenly spaced."""
+    span = frames.last_sequence - frames.first_sequence
+    if span == 0:
+        return frames.first_capture
+    part = (sequence - frames.first_sequence) / span
+    first, last = frames.first_capture, frames.last_capture
+    return frame_pb2.CaptureTime(
+        monotonic_ns=first.monotonic_ns + int((last.monotonic_ns - first.monotonic_ns) * part),
+        wall_ns=first.wall_ns + int((last.wall_ns - first.wall_ns) * part),
+    )

@@ -1,0 +1,44 @@
+"""What a worker counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+FRAMES = Counter(
+    "eyeline_cloud_frames_total", "Frames with a final result, by provenance.", ["tenant", "provenance"]
+)
+DEGRADED = Counter(
+    "eyeline_cloud_degraded_frames_total", "Frames answered DEGRADED, by reason.", ["tenant", "reason"]
+)
+DEAD_LETTERS = Counter(
+    "eyeline_cloud_dead_letters_total", "Messages set aside, by reason.", ["tenant", "reason"]
+)
+CODED_BYTES = Counter("eyeline_cloud_coded_bytes_total", "Bytes of coded pictures taken in.", ["tenant"])
+DECODE_SECONDS = Histogram("eyeline_cloud_decode_seconds", "Time to decode one picture.", buckets=_FAST)
+INFER_SECONDS = Histogram(
+    "eyeline_cloud_infer_seconds", "Time from request to answer of the server.", buckets=_FAST
+)
+INFER_RETRIES = Counter(
+    "eyeline_cloud_infer_retries_total", "Requests sent again because the server was away."
+)
+STORE_SECONDS = Histogram("eyeline_cloud_store_seconds", "Time to store one batch of results.", buckets=_FAST)
+ANSWER_SECONDS = Histogram(
+    "eyeline_cloud_answer_seconds",
+    "From capture to the stored answer of frames with pixels, on the hub's clock.",
+    buckets=_FAST,
+)
+FENCED = Counter("eyeline_cloud_fenced_writes_total", "Writes refused because another worker had written.")
+CAMERAS = Gauge("eyeline_cloud_cameras_count", "Cameras that this worker owns.", ["tenant"])
+WAITING = Gauge(
+    "eyeline_cloud_waiting_messages_count",
+    "Messages in the hub not yet taken, of the cameras owned.",
+    ["tenant"],
+)
+IN_FLIGHT = Gauge(
+    "eyeline_cloud_in_flight_frames_count", "Decoded frames that wait for the inference server."
+)
+KEYFRAME_REQUESTS = Counter(
+    "eyeline_cloud_keyframe_requests_total", "Keyframes asked for after a gap.", ["tenant"]
+)

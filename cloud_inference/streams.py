@@ -1,0 +1,84 @@
+"""The hub's streams and buckets of one tenant."""
+
+from __future__ import annotations
+
+from nats.js import JetStreamContext
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+
+from cloud_inference.config import StreamSettings
+from eyeline import bus, subjects
+
+_DUPLICATE_WINDOW_S = 120.0
+_DEAD_MAX_BYTES = 64 << 20
+_DEAD_MAX_AGE_S = 7 * 86_400.0
+_STATUS_MAX_AGE_S = 30 * 86_400.0
+
+
+async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
+    """Create what is missing and bring the rest to these settings; raises `BusError`."""
+    for config in configs(settings):
+        await bus.ensure_stream(js, config)
+    for bucket in (subjects.LEASES, subjects.WORKERS, subjects.CLAIMS, subjects.DESIRED):
+        await bus.ensure_bucket(
+            js,
+            KeyValueConfig(
+                bucket=bucket, replicas=settings.replicas, storage=_storage(settings), direct=True
+            ),
+        )
+
+
+def configs(settings: StreamSettings) -> list[StreamConfig]:
+    """The streams.
+
+    A full FRAMES refuses new messages, so that agents keep them in their spools; discarding old ones would
+    delete keyframes and leave what depends on them. Workers purge FRAMES as soon as no open chain needs it.
+    """
+    limits, storage = RetentionPolicy.LIMITS, _storage(settings)
+    frames = StreamConfig(
+        name=subjects.FRAMES,
+        subjects=[subjects.frame_subject("*", "*", "*")],
+        retention=limits,
+        storage=storage,
+        discard=DiscardPolicy.NEW,
+        max_bytes=settings.frames_max_bytes,
+        max_age=settings.frames_max_age_s,
+        duplicate_window=_DUPLICATE_WINDOW_S,
+        num_replicas=settings.replicas,
+    )
+    results = StreamConfig(
+        name=subjects.RESULTS,
+        subjects=[subjects.result_subject("*", "*")],
+        retention=limits,
+        storage=storage,
+        discard=DiscardPolicy.OLD,
+        max_bytes=settings.results_max_bytes,
+        max_age=settings.results_max_age_s,
+        allow_direct=True,
+        num_replicas=settings.replicas,
+    )
+    dead = StreamConfig(
+        name=subjects.DEAD,
+        subjects=[subjects.dead_subject("*", "*", "*")],
+        retention=limits,
+        storage=storage,
+        discard=DiscardPolicy.OLD,
+        max_bytes=_DEAD_MAX_BYTES,
+        max_age=_DEAD_MAX_AGE_S,
+        num_replicas=settings.replicas,
+    )
+    status = StreamConfig(
+        name=subjects.STATUS,
+        subjects=[subjects.status_subject("*", "*")],
+        retention=limits,
+        storage=storage,
+        discard=DiscardPolicy.OLD,
+        max_msgs_per_subject=1,
+        max_age=_STATUS_MAX_AGE_S,
+        allow_direct=True,
+        num_replicas=settings.replicas,
+    )
+    return [frames, results, dead, status]
+
+
+def _storage(settings: StreamSettings) -> StorageType:
+    return StorageType(settings.storage)

@@ -1,0 +1,103 @@
+"""The worker process: connects, waits for what it needs, and answers the cameras it owns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from cloud_inference import http, streams
+from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.infer import Inference
+from cloud_inference.ownership import Ownership
+from cloud_inference.track import Tracks
+from cloud_inference.triton import TritonModel
+from eyeline import bus
+from eyeline.errors import BusError
+from eyeline_models import catalogue
+
+_log = structlog.get_logger()
+
+_RETRY_S = 0.5
+
+
+async def run(settings: CloudSettings) -> None:
+    """Answer cameras until cancelled; raises `EyelineError` for what only a person can mend."""
+    card = catalogue.load(settings.triton.model)
+    worker = f"{socket.gethostname().replace('.', '-')}-{os.getpid()}-{secrets.token_hex(3)}"
+    ready = _Ready(len(settings.hub.tenants))
+    async with (
+        http.serve(settings.http.host, settings.http.worker_port, ready.state),
+        TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model,
+    ):
+        await model.wait_ready()
+        ready.model = True
+        with ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor:
+            shared = Shared(
+                worker=worker,
+                inference=Inference(model, most=settings.worker.max_in_flight_total),
+                card=card,
+                tracks=Tracks(),
+                executor=executor,
+                max_in_flight=settings.worker.max_in_flight,
+                propagate=settings.worker.propagate,
+            )
+            async with asyncio.TaskGroup() as group:
+                for tenant in settings.hub.tenants:
+                    group.create_task(_serve(settings, tenant, shared, ready))
+
+
+class _Ready:
+    def __init__(self, tenants: int) -> None:
+        self.model = False
+        self.waiting_tenants = tenants
+
+    def state(self) -> tuple[bool, str]:
+        if not self.model:
+            return False, "waiting for the inference server"
+        if self.waiting_tenants:
+            return False, "waiting for the hub"
+        return True, "ready"
+
+
+async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared, ready: _Ready) -> None:
+    """One tenant's cameras."""
+    connection = await bus.connect(
+        settings.hub.url,
+        name=f"worker {shared.worker}",
+        user=tenant.user,
+        password=tenant.secret_password(),
+    )
+    try:
+        js = connection.jetstream(timeout=2)
+        tenant_bus = Bus(tenant.name, connection, js)
+        ownership = Ownership(
+            tenant_bus,
+            shared.worker,
+            lease_s=settings.worker.lease_s,
+            work=lambda site, camera: Camera(shared, tenant_bus, site, camera).run(),
+        )
+        said = waiting = True
+        while True:
+            try:
+                await streams.ensure(js, settings.hub.streams)
+                if waiting:
+                    waiting = False
+                    ready.waiting_tenants -= 1
+                    _log.info("worker_ready", tenant=tenant.name, worker=shared.worker)
+                await ownership.run()
+            except* BusError as problems:
+                problem = problems.exceptions[0]
+                if isinstance(problem, BusError) and not problem.retryable:
+                    raise problem from None
+                if said:
+                    said = False
+                    _log.warning("hub_not_ready", tenant=tenant.name, reason=str(problem))
+            await asyncio.sleep(_RETRY_S)
+    finally:
+        await connection.close()
