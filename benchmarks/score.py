@@ -2,7 +2,8 @@
 
 A reference box with a score of at least `must` has to be found; one between `ignore` and `must` is no miss
 when absent, and whoever finds it made no false alarm: without this band the threshold itself flickers.
-Answers count from `answer` on. True positive: same class, intersection over union above 0.5, one to one, best first.
+Answers count from `answer` on. True positive: same class, intersection over union above 0.5, one to one,
+best first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,308 @@
+"""`make demo`: the whole system on this machine, a real clip through it, and what came of it.
+
+    python -m benchmarks.demo [--video FILE] [--seconds 30] [--cameras 1] [--out build/demo]
+
+Starts hub, Triton, worker, API and the edge agent as separate processes, plays the clip in real time, and
+writes `summary.json` and `annotated.mp4` into the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from eyeline_models import catalogue
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from benchmarks import annotate, reference, score
+from benchmarks.system import Agent, Cloud, triton_counters
+from eyeline import Client
+from eyeline.errors import EyelineError
+from eyeline.values import Detections, Result
+
+CLIP = Path(__file__).with_name("clips") / "street.mp4"
+_ANSWERS_WITHIN_S = 60.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The answers of one camera: the newest revision of each frame."""
+
+    by_frame: dict[int, Result] = field(default_factory=dict)
+    delays_ms: list[float] = field(default_factory=list)
+    twice: int = 0
+
+    def add(self, result: Result, received_ns: int) -> None:
+        """Count a final result; a frame that is answered twice is a defect, and counted."""
+        if not result.final:
+            return
+        for sequence in range(result.sequence, result.last_sequence + 1):
+            self.twice += sequence in self.by_frame
+            self.by_frame[sequence] = result
+        span = result.frames - 1
+        last_ns = result.proto.last_captured_ns or result.captured_ns
+        for step in range(result.frames):
+            part = step / span if span else 0.0
+            captured_ns = result.captured_ns + (last_ns - result.captured_ns) * part
+            self.delays_ms.append((received_ns - captured_ns) / 1e6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; the exit status is 0 when every captured frame was answered exactly once."""
+    parser = argparse.ArgumentParser(prog="make demo ARGS=...", description=__doc__.split("\n\n", 1)[0])
+    parser.add_argument("--video", type=Path, default=CLIP, help="any video file (default: the street clip)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="how long to play it (default: 30)")
+    parser.add_argument("--cameras", type=int, default=1, help="how many cameras play it (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where the results go")
+    options = parser.parse_args(argv)
+    console = Console()
+    if options.seconds <= 0 or not 1 <= options.cameras <= 64:
+        parser.error("--seconds must be above 0, --cameras 1 to 64")
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(run(options, console))
+    except EyelineError as problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
+
+
+async def run(options: argparse.Namespace, console: Console) -> int:
+    """Start everything, play, stop everything, and tell."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    clip = await asyncio.to_thread(reference.open_clip, options.video)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    state = out / "state"
+    shutil.rmtree(state, ignore_errors=True)
+    began = time.monotonic()
+    names = [f"cam{number}" for number in range(1, options.cameras + 1)]
+    tallies = {name: Tally() for name in names}
+    try:
+        async with Cloud(state / "cloud") as cloud:
+            console.print(f"hub, Triton, worker and API are up after {time.monotonic() - began:.1f} s")
+            played = await _play(options, clip, cloud, names, tallies, state, console, began)
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+    console.print("asking the cloud model about the raw frames, for comparison ...")
+    summary = await asyncio.to_thread(_summarize, clip, played, tallies, cloud.model)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    await asyncio.to_thread(_annotated, clip, out / "annotated.mp4", tallies[names[0]])
+    console.print(_table(summary))
+    console.print(f"{out / 'summary.json'}   {out / 'annotated.mp4'}")
+    complete = summary["results"] == summary["frames_captured"] and not summary["answered_twice"]
+    if not complete:
+        console.print("[red]not every captured frame has exactly one final answer[/red]")
+    return 0 if complete else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What the agent and Triton counted."""
+
+    captured: dict[str, int]
+    sent: int
+    bytes_sent: int
+    triton: dict[str, Any]
+    first_answer_s: float | None
+    rungs: dict[str, str]
+
+
+async def _play(
+    options: argparse.Namespace,
+    clip: reference.Clip,
+    cloud: Cloud,
+    names: list[str],
+    tallies: dict[str, Tally],
+    state: Path,
+    console: Console,
+    began: float,
+) -> Played:
+    before = await triton_counters(cloud)
+    first_answer_s: float | None = None
+    async with Client(cloud.api) as client:
+        agent = Agent(cloud, state / "agent", {name: clip.path for name in names})
+
+        async def listen() -> None:
+            nonlocal first_answer_s
+            async for result in client.subscribe(since_ns=time.time_ns()):
+                received_ns = time.time_ns()
+                if first_answer_s is None:
+                    first_answer_s = time.monotonic() - began
+                if result.camera in tallies:
+                    tallies[result.camera].add(result, received_ns)
+
+        listener = asyncio.create_task(listen())
+        try:
+            async with agent:
+                await _watch(options.seconds, client, agent, tallies, console)
+                status = await agent.finish()
+                captured = {camera.camera: camera.frames_captured for camera in status.cameras}
+                await _settle(captured, tallies, listener)
+        finally:
+            listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listener
+        after = await triton_counters(cloud)
+    inferences, executions = (after[key] - before[key] for key in ("inferences", "executions"))
+    return Played(
+        captured=captured,
+        sent=sum(camera.frames_sent for camera in status.cameras),
+        bytes_sent=agent.hub_bytes,
+        triton={
+            "inferences": inferences,
+            "executions": executions,
+            "mean_batch": round(inferences / executions, 3) if executions else 0.0,
+            "model": cloud.model,
+        },
+        first_answer_s=first_answer_s,
+        rungs={camera.camera: camera.rung for camera in status.cameras},
+    )
+
+
+async def _watch(
+    seconds: float, client: Client, agent: Agent, tallies: dict[str, Tally], console: Console
+) -> None:
+    """Show progress until the time is up."""
+    end: float | None = None
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while end is None or time.monotonic() < end:
+            agent.check()
+            status = await agent.status(client)
+            if end is None and status is not None and any(c.frames_captured for c in status.cameras):
+                end = time.monotonic() + seconds
+            table = Table("camera", "state", "captured", "with pixels", "answered", "objects", "KB sent", "delay")
+            for camera in status.cameras if status is not None else ():
+                tally = tallies[camera.camera]
+                newest = tally.by_frame.get(max(tally.by_frame, default=0))
+                recent = tally.delays_ms[-50:]
+                table.add_row(
+                    camera.camera,
+                    camera.message or "live",
+                    str(camera.frames_captured),
+                    str(camera.frames_sent),
+                    str(len(tally.by_frame)),
+                    str(len(newest.detections)) if newest is not None else "-",
+                    f"{camera.bytes_published / 1000:.0f}",
+                    f"{np.median(recent):.0f} ms" if recent else "-",
+                )
+            live.update(table)
+            await asyncio.sleep(0.5)
+
+
+async def _settle(captured: dict[str, int], tallies: dict[str, Tally], listener: asyncio.Task[None]) -> None:
+    """Wait until the last frames are answered; what is missing then shows in the summary."""
+    end = time.monotonic() + _ANSWERS_WITHIN_S
+    while time.monotonic() < end and not listener.done():
+        if all(len(tallies[name].by_frame) >= count for name, count in captured.items()):
+            return
+        await asyncio.sleep(0.1)
+
+
+def _summarize(
+    clip: reference.Clip, played: Played, tallies: dict[str, Tally], model: str
+) -> dict[str, Any]:
+    captured = sum(played.captured.values())
+    results = sum(len(tally.by_frame) for tally in tallies.values())
+    provenance = Counter(r.provenance.name for tally in tallies.values() for r in tally.by_frame.values())
+    delays = [delay for tally in tallies.values() for delay in tally.delays_ms]
+    card = catalogue.load(model)
+    longest = max(played.captured.values(), default=0)
+    truth = list(reference.on_raw_frames(clip, longest, card))
+    bands = _bands(card)
+    counts = [
+        score.compare(truth[sequence - 1], _answer(tallies[name], sequence), bands)
+        for name, count in played.captured.items()
+        for sequence in range(1, count + 1)
+    ]
+    accuracy = score.score(counts)
+    jpeg = reference.jpeg_bytes_per_frame(clip)
+    return {
+        "video": clip.path.name,
+        "cameras": len(played.captured),
+        "frames_captured": captured,
+        "frames_sent": played.sent,
+        "results": results,
+        "answered_twice": sum(tally.twice for tally in tallies.values()),
+        "results_by_provenance": dict(provenance),
+        "bytes_sent": played.bytes_sent,
+        "bytes_per_frame": round(played.bytes_sent / max(captured, 1), 1),
+        "jpeg_bytes_per_frame": round(jpeg, 1),
+        "f1_vs_reference": round(accuracy.f1, 4),
+        "f1_interval_95": [round(accuracy.f1_low, 4), round(accuracy.f1_high, 4)],
+        "response_delay_ms": {
+            f"p{share}": round(float(np.percentile(delays, share)), 1) if delays else None
+            for share in (50, 95, 99)
+        },
+        "first_answer_s": round(played.first_answer_s, 1) if played.first_answer_s is not None else None,
+        "triton": played.triton,
+        "rungs": played.rungs,
+    }
+
+
+def _bands(card: catalogue.ModelCard) -> score.Bands:
+    """Answers count from the model's own threshold; the band reaches as far below and above as YOLOX's does."""
+    threshold = float(np.median(card.thresholds))
+    return score.Bands(must=threshold * 1.25, ignore=threshold * 0.5, answer=threshold)
+
+
+def _answer(tally: Tally, sequence: int) -> Detections:
+    result = tally.by_frame.get(sequence)
+    return result.detections if result is not None else Detections.empty()
+
+
+def _annotated(clip: reference.Clip, path: Path, tally: Tally) -> None:
+    def images() -> Any:
+        count = min(len(tally.by_frame), clip.frames)
+        for sequence, image in enumerate(reference.pictures(clip, count), start=1):
+            annotate.draw_answer(image, tally.by_frame.get(sequence), sequence)
+            yield image
+
+    annotate.write_video(path, images(), clip.fps)
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    captured, jpeg = summary["frames_captured"], summary["jpeg_bytes_per_frame"]
+    delay, triton = summary["response_delay_ms"], summary["triton"]
+    share = ", ".join(f"{count} {name}" for name, count in sorted(summary["results_by_provenance"].items()))
+    table = Table(title="Eyeline, one run", show_header=False, title_style="bold")
+    table.add_row("captured", f"{captured} frames by {summary['cameras']} camera(s)")
+    table.add_row("sent", f"{summary['frames_sent']} frames with pixels, {summary['bytes_sent'] / 1000:.0f} KB in all")
+    table.add_row("answered", f"{summary['results']} frames, each once: {share}")
+    table.add_row(
+        "bytes",
+        f"{summary['bytes_per_frame']:.0f} a frame; a JPEG of each would be {jpeg:.0f}: "
+        f"{jpeg / max(summary['bytes_per_frame'], 1):.0f} times as many",
+    )
+    table.add_row("delay", f"capture to subscriber: p50 {delay['p50']} ms, p95 {delay['p95']} ms, p99 {delay['p99']} ms")
+    low, high = summary["f1_interval_95"]
+    table.add_row("accuracy", f"F1 {summary['f1_vs_reference']:.3f} ({low:.3f} to {high:.3f}) against the cloud model on raw frames")
+    table.add_row(
+        "Triton",
+        f"{triton['inferences']} pictures in {triton['executions']} runs of {triton['model']}, "
+        f"{triton['mean_batch']:.2f} a batch",
+    )
+    table.add_row("rung", ", ".join(sorted(set(summary["rungs"].values()))))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Running a served model with ONNX Runtime in this process: on the edge, and in benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from eyeline_models.catalogue import ModelCard
+from eyeline_models.errors import BadModel, ModelError
+
+# Best first.
+PROVIDERS: Final = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+
+
+class Detector:
+    """A served model, loaded. Calls may come from any thread, one at a time."""
+
+    def __init__(self, card: ModelCard, *, threads: int = 1, provider: str = "auto") -> None:
+        """Raises `ModelError` when it cannot be loaded here."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning threads and a growing arena cost more on a small device than they gain.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(card.path), options, _providers(provider))
+        except ModelError:
+            raise
+        except Exception as problem:  # ONNX Runtime's errors share no public base
+            raise BadModel(f"{card.path} cannot be loaded: {str(problem).splitlines()[0][:200]}") from None
+        self.card = card
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, by ONNX Runtime's name."""
+        return str(self._session.get_providers()[0])
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """boxes float32 [B, K, 6] and count int32 [B] for uint8 [B, H, W, 3] BGR, letterboxed."""
+        boxes, count = self._session.run(["boxes", "count"], {"images": images})
+        return boxes, count
+
+
+def _providers(wanted: str) -> list[str]:
+    here = set(onnxruntime.get_available_providers())
+    if wanted == "auto":
+        return [name for name in PROVIDERS.values() if name in here]
+    name = PROVIDERS.get(wanted.lower())
+    if name is None:
+        raise ModelError(f"unknown execution provider {wanted!r}; known: auto, {', '.join(PROVIDERS)}")
+    if name not in here:
+        raise ModelError(f"this ONNX Runtime has no {name}; it has {', '.join(sorted(here))}")
+    return [name] if name == PROVIDERS["cpu"] else [name, PROVIDERS["cpu"]]
