@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eyeline_models import catalogue
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -33,6 +32,7 @@ from benchmarks.system import Agent, Cloud, triton_counters
 from eyeline import Client
 from eyeline.errors import EyelineError
 from eyeline.values import Detections, Result
+from eyeline_models import catalogue
 
 CLIP = Path(__file__).with_name("clips") / "street.mp4"
 _ANSWERS_WITHIN_S = 60.0
@@ -139,7 +139,7 @@ async def _play(
     before = await triton_counters(cloud)
     first_answer_s: float | None = None
     async with Client(cloud.api) as client:
-        agent = Agent(cloud, state / "agent", {name: clip.path for name in names})
+        agent = Agent(cloud, state / "agent", dict.fromkeys(names, clip.path))
 
         async def listen() -> None:
             nonlocal first_answer_s

@@ -10,12 +10,12 @@ import av
 import av.error
 import cv2
 import numpy as np
-from eyeline_models.catalogue import ModelCard, detections
-from eyeline_models.runtime import Detector
 from numpy.typing import NDArray
 
 from eyeline.errors import ConfigError
 from eyeline.values import Detections
+from eyeline_models.catalogue import ModelCard, detections
+from eyeline_models.runtime import Detector
 
 JPEG_QUALITY = 85
 

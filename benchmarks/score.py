@@ -59,7 +59,9 @@ def compare(reference: Detections, answer: Detections, bands: Bands = Bands()) -
     reference = reference.take(reference.scores >= bands.ignore)
     answer = answer.take(answer.scores >= bands.answer)
     overlap = iou(answer.boxes, reference.boxes)
-    overlap[answer.class_ids[:, None] != reference.class_ids[None, :]] = 0
+    # By name: models number their classes differently.
+    names = np.array(answer.class_names, object), np.array(reference.class_names, object)
+    overlap[names[0][:, None] != names[1][None, :]] = 0
     must = reference.scores >= bands.must
     free_answers, free_references = np.ones(len(answer), bool), np.ones(len(reference), bool)
     hits = 0

@@ -57,11 +57,11 @@ class Tracks:
 
 
 class Tracker:
-    """One lane's tracks. Classes are tracked apart: a person never becomes a car."""
+    """One lane's tracks. Classes are tracked apart, by name: a person never becomes a car."""
 
     def __init__(self, tracks: Tracks, next_id: Callable[[], int]) -> None:
         self._tracks, self._next_id = tracks, next_id
-        self._scenes: dict[int, int] = {}
+        self._scenes: dict[str, int] = {}
         self._ids: dict[int, int] = {}
 
     def update(self, detections: Detections) -> Detections:
@@ -80,13 +80,13 @@ class Tracker:
                 self._ids[engine_id] = stored
 
     def _assign(self, detections: Detections) -> list[tuple[int, int]]:
-        classes = detections.class_ids.tolist()
-        for class_id in classes:
-            if class_id not in self._scenes:
-                self._scenes[class_id] = self._tracks.scene()
+        classes = detections.class_names
+        for name in classes:
+            if name not in self._scenes:
+                self._scenes[name] = self._tracks.scene()
         found = []
-        for class_id, scene in self._scenes.items():
-            rows = [row for row, other in enumerate(classes) if other == class_id]
+        for name, scene in self._scenes.items():
+            rows = [row for row, other in enumerate(classes) if other == name]
             found += self._tracks.predict(scene, detections, rows)
         return found
 

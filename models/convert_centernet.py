@@ -22,21 +22,15 @@ from typing import Any
 import numpy as np
 import onnx
 import yaml
-from eyeline_models.graph import IR_VERSION, OPSET, Graph
-from eyeline_models.served import Form, Recipe, build, class_rows
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from eyeline_models.graph import IR_VERSION, OPSET, Graph
+from eyeline_models.served import Form, Recipe, build, class_rows
+
 NAME = "centernet-mobilenetv3"
 FOLDER = Path(__file__).parent / "eyeline_models" / "centernet_mobilenetv3"
-COCO = (
-    "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign parking_meter"
-    " bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee"
-    " skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle"
-    " wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake"
-    " chair couch potted_plant bed dining_table toilet tv laptop mouse remote keyboard cell_phone microwave oven"
-    " toaster sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"
-).split()
+COCO = ["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic_light", "fire_hydrant", "stop_sign", "parking_meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports_ball", "kite", "baseball_bat", "baseball_glove", "skateboard", "surfboard", "tennis_racket", "bottle", "wine_glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot_dog", "pizza", "donut", "cake", "chair", "couch", "potted_plant", "bed", "dining_table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell_phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy_bear", "hair_drier", "toothbrush"]
 SERVED = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck", "cat", "dog", "horse")
 # Picked on street and doorway clips and COCO photographs: vehicles are confused with one another below.
 THRESHOLD = 0.4

@@ -86,7 +86,7 @@ class ModelCard:
 
 
 @lru_cache(maxsize=256)
-def _fit(width: int, height: int, model: tuple[int, int], centred: bool, fill: int) -> Letterbox:  # noqa: FBT001
+def _fit(width: int, height: int, model: tuple[int, int], centred: bool, fill: int) -> Letterbox:
     return Letterbox.fit((width, height), model, centred=centred, fill=fill)
 
 

@@ -4,6 +4,7 @@
     ├── InvalidName        a site, device, camera or tenant name that cannot stand in a subject
     ├── BadEnvelope        a frame message that cannot be used; `reason` says in one word why
     ├── ConfigError        a setting that cannot work; says where and what to do
+    ├── ServerFailed       a server that we start ourselves does not come up or cannot be run
     └── BusError           NATS refused, or is not there (`retryable`)
 
 Each message is one line for a person: what, where, what to do. `retryable` says whether the same call can
@@ -41,6 +42,10 @@ class BadEnvelope(EyelineError):
 
 class ConfigError(EyelineError):
     """A setting that cannot work."""
+
+
+class ServerFailed(EyelineError):
+    """A server that we start ourselves does not come up or cannot be run."""
 
 
 class BusError(EyelineError):

@@ -60,6 +60,11 @@ def control_subject(site: str, device: str) -> str:
     return f"eyeline.v1.control.{site}.{device}"
 
 
+def device_inbox(site: str, device: str) -> str:
+    """Inbox prefix of a device, private to it; the dot keeps site `a_b`, device `c` apart from `a`, `b_c`."""
+    return f"_INBOX_{site}.{device}"
+
+
 def spool_subject(camera: str) -> str:
     """Subject of a camera's envelopes inside the device's own spool."""
     return f"spool.frame.{camera}"

@@ -1,0 +1,205 @@
+"""`cloud-inference worker | api | triton | local | models`.
+
+Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
+130; SIGTERM, which asks a server to stop, is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from eyeline.errors import ConfigError, EyelineError
+
+app = typer.Typer(
+    help="The cloud side of Eyeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the settings.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, such as triton.timeout_s=2; over file and environment."),
+]
+
+
+@app.command()
+def worker(config: Config = None, set_: Set = None) -> None:
+    """Answer the cameras of the tenants: decode, infer, track, store."""
+    settings = _settings(config, set_)
+    from cloud_inference.worker import run  # noqa: PLC0415
+
+    _run(run(settings))
+
+
+@app.command()
+def api(config: Config = None, set_: Set = None) -> None:
+    """Serve the gRPC API."""
+    settings = _settings(config, set_)
+    from cloud_inference.api.server import run  # noqa: PLC0415
+
+    _run(run(settings))
+
+
+@app.command()
+def triton(  # noqa: PLR0917  # typer calls it, by name
+    config: Config = None,
+    set_: Set = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for the model repository.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to serve, by name or folder; repeat it for several.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8002,
+    max_batch: Annotated[int, typer.Option(min=1, max=256)] = 16,
+    max_queue_delay_us: Annotated[int, typer.Option(min=0, max=1_000_000)] = 500,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+) -> None:
+    """Start tritonserver with a repository made from the catalogue."""
+    settings = _settings(config, set_)
+    from cloud_inference.triton_command import run  # noqa: PLC0415
+    from cloud_inference.triton_repository import Serving  # noqa: PLC0415
+    from cloud_inference.triton_server import Ports  # noqa: PLC0415
+
+    _run(
+        run(
+            model or [settings.triton.model],
+            state_dir=state,
+            host=host,
+            ports=Ports(grpc_port, http_port, metrics_port),
+            serving=Serving(max_batch, max_queue_delay_us, threads),
+        )
+    )
+
+
+@app.command()
+def local(  # noqa: PLR0917  # typer calls it, by name
+    config: Config = None,
+    set_: Set = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for data, passwords, logs.")] = None,
+    tenant: Annotated[str, typer.Option(help="Name of the only tenant.")] = "default",
+    device: Annotated[
+        list[str] | None, typer.Option(help="SITE/DEVICE that gets a user of the hub; repeat it for several.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    hub_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4222,
+    api_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
+    triton_port: Annotated[int, typer.Option(help="gRPC; 0 takes a free one.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+) -> None:
+    """Run hub, Triton, worker and API on this machine, and keep them running."""
+    settings = _settings(config, set_)
+    from cloud_inference.local import LocalOptions, run  # noqa: PLC0415
+    from cloud_inference.triton_repository import Serving  # noqa: PLC0415
+    from cloud_inference.triton_server import Ports  # noqa: PLC0415
+
+    options = LocalOptions(
+        state_dir=state or default_state_dir(),
+        tenant=tenant,
+        devices=tuple(_device(text) for text in device or ["local/edge"]),
+        host=host,
+        hub_port=hub_port,
+        api_port=api_port,
+        triton=Ports(grpc=triton_port),
+        serving=Serving(threads=threads),
+    )
+    _run(run(settings, options))
+
+
+def default_state_dir() -> Path:
+    """`eyeline/cloud` in the user's folder for state."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "eyeline" / "cloud"
+
+
+def main() -> None:
+    """Entry point."""
+    # Only where it is asked for: the converters load half a dozen libraries.
+    if sys.argv[1:2] in (["models"], ["--help"], []):
+        from eyeline_models.cli import app as models  # noqa: PLC0415
+
+        app.add_typer(models, name="models", help="The catalogue, and bringing your own model.")
+    try:
+        app()
+    except EyelineError as problem:
+        sys.stderr.write(f"{problem}\n")
+        raise SystemExit(2) from None
+
+
+def _settings(config: Path | None, assignments: list[str] | None) -> Any:
+    """The settings, and logging as they say; raises `ConfigError`."""
+    from cloud_inference.config import load  # noqa: PLC0415
+    from eyeline import log  # noqa: PLC0415
+
+    overrides = {}
+    for assignment in assignments or []:
+        key, equals, text = assignment.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--set {assignment!r} must be KEY=VALUE, such as triton.timeout_s=2")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+    settings = load(config, overrides)
+    log.configure(level=settings.log_level)
+    return settings
+
+
+def _device(text: str) -> tuple[str, str]:
+    site, slash, name = text.partition("/")
+    if not slash or not site or not name:
+        raise ConfigError(f"--device {text!r} must be SITE/DEVICE")
+    return site, name
+
+
+def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run until it ends or a signal asks it to; the first signal cancels it, later ones wait with us."""
+    import uvloop  # noqa: PLC0415
+
+    asked: list[signal.Signals] = []
+
+    async def guarded() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # we are in it
+
+        def ask(number: signal.Signals) -> None:
+            if not asked:
+                task.cancel()
+            asked.append(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, ask, number)
+        try:
+            await main_coroutine
+        except BaseExceptionGroup as group:
+            raise _expected(group) from None
+
+    with contextlib.suppress(asyncio.CancelledError):
+        uvloop.run(guarded())
+    if asked and asked[0] == signal.SIGINT:
+        raise SystemExit(130)
+
+
+def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first expected failure of a group, if all are; else the group, which is a bug worth a traceback."""
+    expected, other = group.split(EyelineError)
+    if expected is None or other is not None:
+        return group
+    problem: BaseException = expected
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    return problem

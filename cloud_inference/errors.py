@@ -1,0 +1,30 @@
+"""The errors of the cloud side, beside those of the contract.
+
+EyelineError
+├── TritonUnavailable   the inference server is away, starting, overloaded or too slow (retryable)
+├── ModelMissing        it is up and does not serve the model
+├── ModelMismatch       it serves a model of that name with other inputs or outputs
+└── InferenceFailed     it ran and refused this very request
+"""
+
+from __future__ import annotations
+
+from eyeline.errors import EyelineError
+
+
+class TritonUnavailable(EyelineError):
+    """The inference server is away, starting, overloaded or too slow."""
+
+    retryable = True
+
+
+class ModelMissing(EyelineError):
+    """The inference server is up and does not serve the model."""
+
+
+class ModelMismatch(EyelineError):
+    """The inference server serves a model of that name with other inputs or outputs."""
+
+
+class InferenceFailed(EyelineError):
+    """The inference server ran and refused this very request."""

@@ -1,0 +1,216 @@
+"""The whole cloud side on one machine: hub, Triton, worker and API as separate processes, kept running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from cloud_inference import hub as hubs
+from cloud_inference import triton_repository
+from cloud_inference.config import CloudSettings
+from cloud_inference.hub import LocalHub
+from cloud_inference.triton_repository import Serving
+from cloud_inference.triton_server import Ports, TritonServer
+from eyeline.errors import ServerFailed
+from eyeline.process import Child
+from eyeline.supervise import Supervisor
+from eyeline_models import catalogue
+
+_log = structlog.get_logger()
+
+ENDPOINTS_FILE = "endpoints.json"
+CONFIG_FILE = "cloud.yaml"
+_READY_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """What runs on this machine.
+
+    state_dir: gets the hub's files, passwords, logs, `cloud.yaml` and `endpoints.json`; readable only by us.
+    devices: (site, device) pairs that get a user. Ports of 0 are chosen. cpus: cores for Triton, None for
+    all. quiet: worker and API log to files in the state folder rather than to our stderr.
+    """
+
+    state_dir: Path
+    tenant: str = "default"
+    devices: tuple[tuple[str, str], ...] = (("local", "edge"),)
+    host: str = "127.0.0.1"
+    hub_port: int = 0
+    api_port: int = 0
+    triton: Ports = field(default_factory=Ports)
+    serving: Serving = field(default_factory=Serving)
+    cpus: tuple[int, ...] | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running set: what `endpoints.json` says, and the supervisor, for its counts."""
+
+    endpoints: dict[str, Any]
+    supervisor: Supervisor
+    pids: dict[str, int]
+
+
+@contextlib.asynccontextmanager
+async def running(settings: CloudSettings, options: LocalOptions) -> AsyncIterator[Running]:
+    """Start everything, wait until it is ready, write `endpoints.json`; on leaving, stop everything.
+
+    Raises `EyelineError` with one line when something does not come up.
+    """
+    state = options.state_dir
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        state.chmod(0o700)
+    except OSError as problem:
+        raise ServerFailed(f"{state} cannot be used for state: {problem.strerror}") from None
+    card = catalogue.load(settings.triton.model)
+    served = triton_repository.inspect(card.name, card.path)
+    hub_config = hubs.generate({options.tenant: options.devices}, state)
+    hub = LocalHub(hub_config, work_dir=state, host=options.host, port=options.hub_port)
+    triton = TritonServer(
+        [served],
+        work_dir=state,
+        serving=options.serving,
+        host=options.host,
+        ports=options.triton,
+        cpus=options.cpus,
+    )
+    endpoints_file = state / ENDPOINTS_FILE
+    endpoints_file.unlink(missing_ok=True)
+    try:
+        async with Supervisor() as supervisor:
+            await supervisor.start(hub, triton)
+            api_port, worker_http, api_http = _ports(options)
+            config = state / CONFIG_FILE
+            _write_private(
+                config,
+                yaml.safe_dump(
+                    _child_settings(settings, hub, triton, options, (api_port, worker_http, api_http))
+                ),
+            )
+            programs = [_program(name, config, options) for name in ("worker", "api")]
+            await supervisor.start(*programs)
+            await asyncio.gather(
+                _until_ready(programs[0], options.host, worker_http),
+                _until_ready(programs[1], options.host, api_http),
+            )
+            endpoints = {
+                "hub": hub.url,
+                "tenants": hubs.credentials(hub_config.tenants),
+                "api": f"{options.host}:{api_port}",
+                "triton": {"grpc": triton.url, "http": triton.http_url, "metrics": triton.metrics_url},
+                "metrics": {
+                    "worker": f"http://{options.host}:{worker_http}/metrics",
+                    "api": f"http://{options.host}:{api_http}/metrics",
+                },
+                "model": card.name,
+            }
+            _write_private(endpoints_file, json.dumps(endpoints, indent=2))
+            started = {"hub": hub.server.pid, "triton": triton.pid}
+            started |= {program.name: program.pid for program in programs}
+            pids = {name: pid for name, pid in started.items() if pid is not None}
+            _log.info("local_ready", api=endpoints["api"], hub=hub.url, triton=triton.url, state=str(state))
+            yield Running(endpoints, supervisor, pids)
+    finally:
+        endpoints_file.unlink(missing_ok=True)
+
+
+async def run(settings: CloudSettings, options: LocalOptions) -> None:
+    """Run everything until cancelled; raises `EyelineError`."""
+    async with running(settings, options):
+        await asyncio.Event().wait()
+
+
+def _program(name: str, config: Path, options: LocalOptions) -> Child:
+    """Worker or API, as a process of its own."""
+    log = options.state_dir / f"{name}.log" if options.quiet else None
+    return Child(
+        [sys.executable, "-m", "cloud_inference", name, "--config", str(config)],
+        name=name,
+        log=log,
+        env={name: value for name, value in os.environ.items() if not name.startswith("EYELINE_CLOUD__")},
+    )
+
+
+def _child_settings(
+    settings: CloudSettings,
+    hub: LocalHub,
+    triton: TritonServer,
+    options: LocalOptions,
+    ports: tuple[int, int, int],
+) -> dict[str, Any]:
+    """The settings given to us, with the addresses and passwords of what we started."""
+    cloud = hub.tenant(options.tenant).cloud
+    values = settings.model_dump(mode="json", exclude_unset=True, exclude={"hub": {"tenants"}})
+    hub_values = values.setdefault("hub", {})
+    hub_values["url"] = hub.url
+    hub_values["tenants"] = [{"name": options.tenant, "user": cloud.name, "password": cloud.password}]
+    values.setdefault("triton", {})["url"] = triton.url
+    values.setdefault("api", {}).update(host=options.host, port=ports[0])
+    values.setdefault("http", {}).update(host=options.host, worker_port=ports[1], api_port=ports[2])
+    return values
+
+
+def _ports(options: LocalOptions) -> tuple[int, int, int]:
+    """The API's port and the two for health and metrics, chosen where not given."""
+    with contextlib.ExitStack() as held:
+
+        def free() -> int:
+            taken = held.enter_context(socket.create_server((options.host, 0)))
+            return int(taken.getsockname()[1])
+
+        return options.api_port or free(), free(), free()
+
+
+async def _until_ready(program: Child, host: str, port: int) -> None:
+    """Wait for `/readyz` of a program; raises `ServerFailed` when it ends or takes too long."""
+    answer = "no answer"
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            while True:
+                if program.returncode == 2:  # said why in one line; trying again would say the same
+                    raise ServerFailed(
+                        f"the {program.name} did not start: {program.last_words(1) or 'see above'}"
+                    )
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    answer = await _get_readyz(host, port)
+                    if " 200 " in answer.partition("\r\n")[0]:
+                        return
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        last = answer.rpartition("\r\n")[2].strip()
+        raise ServerFailed(
+            f"the {program.name} was not ready in {_READY_TIMEOUT_S:g} s: {last or 'no answer'}"
+        ) from None
+
+
+async def _get_readyz(host: str, port: int) -> str:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(f"GET /readyz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        return (await reader.read(65536)).decode(errors="replace")
+    finally:
+        writer.close()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that holds passwords, in one step."""
+    new = path.with_suffix(path.suffix + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)

@@ -1,0 +1,121 @@
+"""Triton's model repository, written from served ONNX graphs.
+
+A served graph takes `images` uint8 [B, H, W, 3] and gives `boxes` float32 [B, K, 6] and `count` int32 [B].
+Here it runs on ONNX Runtime in Triton's Python backend; the names and shapes are the same for TensorRT.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from cloud_inference.errors import ModelMismatch
+
+_BACKEND_MODEL = Path(__file__).with_name("triton_backend") / "model.py"
+_UINT8, _FLOAT, _INT32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A graph to serve: its name, its file, and its sizes in pixels; `rows` is K."""
+
+    name: str
+    onnx: Path
+    height: int
+    width: int
+    rows: int
+    version: int = 1
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Width and height of the input, in pixels."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How Triton batches and runs.
+
+    max_queue_delay_us: how long a request waits for company when the model is idle. There is no preferred
+    batch size: with one, a load below it waits the whole delay out. threads: of ONNX Runtime, for one run.
+    """
+
+    max_batch: int = 16
+    max_queue_delay_us: int = 500
+    threads: int = 1
+
+
+def inspect(name: str, path: Path, version: int = 1) -> Served:
+    """Read the sizes from a graph; raises `ModelMismatch` when it is not a served one."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as problem:
+        raise ModelMismatch(f"model {name}: {path} cannot be read as ONNX ({problem})") from None
+    tensors = {value.name: _signature(value) for value in (*graph.input, *graph.output)}
+    images, boxes, count = (tensors.get(tensor) for tensor in ("images", "boxes", "count"))
+    if (
+        images is None
+        or boxes is None
+        or count is None
+        or (images[0], boxes[0], count[0]) != (_UINT8, _FLOAT, _INT32)
+        or len(images[1]) != 4
+        or images[1][3] != 3
+        or len(boxes[1]) != 3
+        or boxes[1][2] != 6
+        or 0 in (*images[1][1:], *boxes[1][1:])
+    ):
+        raise ModelMismatch(
+            f"model {name}: {path} is not a served graph: it needs images uint8 [B,H,W,3], "
+            "boxes float32 [B,K,6] and count int32 [B]; make one with `cloud-inference models convert`"
+        )
+    return Served(name, path, images[1][1], images[1][2], boxes[1][1], version)
+
+
+def write(root: Path, models: Iterable[Served], serving: Serving = Serving()) -> None:
+    """Write the repository; what is there of the same models is replaced."""
+    for model in models:
+        folder = root / model.name
+        shutil.rmtree(folder, ignore_errors=True)
+        version = folder / str(model.version)
+        version.mkdir(parents=True)
+        (folder / "config.pbtxt").write_text(config_pbtxt(model, serving), encoding="utf-8")
+        shutil.copyfile(_BACKEND_MODEL, version / "model.py")
+        shutil.copyfile(model.onnx, version / "model.onnx")
+
+
+def config_pbtxt(model: Served, serving: Serving = Serving()) -> str:
+    """The model's configuration for Triton."""
+    return f"""\
+name: "{model.name}"
+backend: "python"
+max_batch_size: {serving.max_batch}
+input [
+  {{ name: "images" data_type: TYPE_UINT8 dims: [ {model.height}, {model.width}, 3 ] }}
+]
+output [
+  {{ name: "boxes" data_type: TYPE_FP32 dims: [ {model.rows}, 6 ] }},
+  # The graph gives [B]; Triton knows no tensor without a dimension beside the batch.
+  {{ name: "count" data_type: TYPE_INT32 dims: [ 1 ] reshape: {{ shape: [ ] }} }}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {serving.max_queue_delay_us} }}
+instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+response_cache {{ enable: false }}
+parameters {{ key: "intra_op_threads" value: {{ string_value: "{serving.threads}" }} }}
+"""
+
+
+def shared_memory_bytes(models: Iterable[Served], serving: Serving = Serving()) -> int:
+    """Shared memory that the Python backend needs for a full batch in and out of the largest model."""
+    largest = max((model.height * model.width * 3 + model.rows * 24 for model in models), default=1 << 20)
+    return 2 * serving.max_batch * largest + (4 << 20)
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[int, list[int]]:
+    """Element type and dimensions, 0 for a dynamic one."""
+    tensor = value.type.tensor_type
+    return tensor.elem_type, [dimension.dim_value for dimension in tensor.shape.dim]
