@@ -38,7 +38,7 @@ Set = Annotated[
 def worker(config: Config = None, set_: Set = None) -> None:
     """Answer the cameras of the tenants: decode, infer, track, store."""
     settings = _settings(config, set_)
-    from cloud_inference.worker import run  # noqa: PLC0415
+    from cloud_inference.worker import run
 
     _run(run(settings))
 
@@ -47,13 +47,13 @@ def worker(config: Config = None, set_: Set = None) -> None:
 def api(config: Config = None, set_: Set = None) -> None:
     """Serve the gRPC API."""
     settings = _settings(config, set_)
-    from cloud_inference.api.server import run  # noqa: PLC0415
+    from cloud_inference.api.server import run
 
     _run(run(settings))
 
 
 @app.command()
-def triton(  # noqa: PLR0917  # typer calls it, by name
+def triton(  # typer calls it, by name
     config: Config = None,
     set_: Set = None,
     state: Annotated[Path | None, typer.Option(help="Folder for the model repository.")] = None,
@@ -70,9 +70,9 @@ def triton(  # noqa: PLR0917  # typer calls it, by name
 ) -> None:
     """Start tritonserver with a repository made from the catalogue."""
     settings = _settings(config, set_)
-    from cloud_inference.triton_command import run  # noqa: PLC0415
-    from cloud_inference.triton_repository import Serving  # noqa: PLC0415
-    from cloud_inference.triton_server import Ports  # noqa: PLC0415
+    from cloud_inference.triton_command import run
+    from cloud_inference.triton_repository import Serving
+    from cloud_inference.triton_server import Ports
 
     _run(
         run(
@@ -86,7 +86,7 @@ def triton(  # noqa: PLR0917  # typer calls it, by name
 
 
 @app.command()
-def local(  # noqa: PLR0917  # typer calls it, by name
+def local(  # typer calls it, by name
     config: Config = None,
     set_: Set = None,
     state: Annotated[Path | None, typer.Option(help="Folder for data, passwords, logs.")] = None,
@@ -102,9 +102,9 @@ def local(  # noqa: PLR0917  # typer calls it, by name
 ) -> None:
     """Run hub, Triton, worker and API on this machine, and keep them running."""
     settings = _settings(config, set_)
-    from cloud_inference.local import LocalOptions, run  # noqa: PLC0415
-    from cloud_inference.triton_repository import Serving  # noqa: PLC0415
-    from cloud_inference.triton_server import Ports  # noqa: PLC0415
+    from cloud_inference.local import LocalOptions, run
+    from cloud_inference.triton_repository import Serving
+    from cloud_inference.triton_server import Ports
 
     options = LocalOptions(
         state_dir=state or default_state_dir(),
@@ -129,7 +129,7 @@ def main() -> None:
     """Entry point."""
     # Only where it is asked for: the converters load half a dozen libraries.
     if sys.argv[1:2] in (["models"], ["--help"], []):
-        from eyeline_models.cli import app as models  # noqa: PLC0415
+        from eyeline_models.cli import app as models
 
         app.add_typer(models, name="models", help="The catalogue, and bringing your own model.")
     try:
@@ -141,8 +141,8 @@ def main() -> None:
 
 def _settings(config: Path | None, assignments: list[str] | None) -> Any:
     """The settings, and logging as they say; raises `ConfigError`."""
-    from cloud_inference.config import load  # noqa: PLC0415
-    from eyeline import log  # noqa: PLC0415
+    from cloud_inference.config import load
+    from eyeline import log
 
     overrides = {}
     for assignment in assignments or []:
@@ -167,7 +167,7 @@ def _device(text: str) -> tuple[str, str]:
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
     """Run until it ends or a signal asks it to; the first signal cancels it, later ones wait with us."""
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
     asked: list[signal.Signals] = []
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cloud_inference.errors import InferenceFailed, ModelMismatch, ModelMissing, TritonUnavailable
+from cloud_inference.triton_shm import Slots
 from eyeline.errors import EyelineError
 
 _log = structlog.get_logger()
@@ -88,14 +89,19 @@ class TritonModel:
     """One model of one server; an async context manager.
 
     url: `host:port` of Triton's gRPC endpoint. timeout_s: for one request, queueing included.
+    shared_memory: how many single images may travel through memory shared with a Triton on this host, tried
+    when the address is this host's; 0 sends all on the wire.
     """
 
-    def __init__(self, url: str, card: Card, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, card: Card, *, timeout_s: float = 5.0, shared_memory: int = 32) -> None:
         self.url = url
         self.name = card.name
         self._width, self._height = card.input_size
         self._timeout_s = timeout_s
         self._heads: dict[tuple[int, ...], bytes] = {}
+        self._wanted_slots = shared_memory if _is_local(url) else 0
+        self._slots: Slots | None = None
+        self._registering = False
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._infer: Any = None
@@ -115,6 +121,9 @@ class TritonModel:
 
     async def close(self) -> None:
         """Close the channel; requests in flight are cancelled."""
+        if self._slots is not None:
+            await self._slots.unregister(self._stub)
+            self._slots = None
         if self._channel is not None:
             await self._channel.close()
 
@@ -129,10 +138,25 @@ class TritonModel:
             raise InferenceFailed(
                 f"model {self.name} takes uint8 images of {expected}, not {images.dtype} {images.shape[1:]}"
             )
+        slots = self._slots
+        slot = slots.put(images) if slots is not None else None
         try:
-            response = await self._infer(self._request(images), timeout=self._timeout_s)
+            if slots is None or slot is None:
+                request = self._request(images)
+            else:
+                request = self._shared_request(images, slots, slot)
+            response = await self._infer(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as problem:
+            if slot is not None and self._lost_shared_memory(problem):
+                # A server that was restarted knows nothing of it.
+                if self._slots is slots:
+                    self._slots = None
+                await self._share()
+                return await self.infer(images)
             raise self._error(problem) from None
+        finally:
+            if slots is not None and slot is not None:
+                slots.give_back(slot)
         return self._answer(response, len(images))
 
     async def wait_ready(self) -> None:
@@ -149,7 +173,9 @@ class TritonModel:
                     said = True
                     _log.warning("triton_waiting", server=self.url, model=self.name, reason=str(problem))
             else:
-                _log.info("triton_ready", server=self.url, model=self.name)
+                await self._share()
+                shared = self._slots is not None
+                _log.info("triton_ready", server=self.url, model=self.name, shared_memory=shared)
                 return
             await asyncio.sleep(delay * (1 + random.random() / 4))
             delay = min(delay * 2, _LONGEST_WAIT_S)
@@ -201,6 +227,36 @@ class TritonModel:
             head = message.SerializeToString() + _RAW_INPUT_TAG + _varint(images.nbytes)
             self._heads[images.shape] = head
         return b"".join((head, np.ascontiguousarray(images).data))
+
+    def _shared_request(self, images: NDArray[np.uint8], slots: Slots, slot: int) -> bytes:
+        """A serialized ModelInferRequest that says where the pixels are."""
+        message = service_pb2.ModelInferRequest(model_name=self.name)
+        tensor = message.inputs.add(name="images", datatype="UINT8", shape=images.shape)
+        tensor.parameters["shared_memory_region"].string_param = slots.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = images.nbytes
+        tensor.parameters["shared_memory_offset"].int64_param = slot * slots.slot_bytes
+        for name in ("boxes", "count"):
+            message.outputs.add(name=name)
+        return bytes(message.SerializeToString())
+
+    async def _share(self) -> None:
+        """Set shared memory up, if it is wanted and works; the wire works in any case."""
+        if self._slots is not None or not self._wanted_slots or self._registering:
+            return
+        self._registering = True
+        try:
+            size = self._height * self._width * 3
+            self._slots = await Slots.register(self._stub, self._wanted_slots, size)
+        except (OSError, grpc.aio.AioRpcError) as problem:
+            reason = problem.details() if isinstance(problem, grpc.aio.AioRpcError) else str(problem)
+            _log.info("triton_no_shared_memory", server=self.url, reason=reason)
+            self._slots = None
+        finally:
+            self._registering = False
+
+    @staticmethod
+    def _lost_shared_memory(problem: grpc.aio.AioRpcError) -> bool:
+        return "shared memory region" in (problem.details() or "").lower()
 
     def _answer(self, response: Any, images: int) -> Answer:
         raw = dict(
@@ -254,6 +310,11 @@ class TritonModel:
                     f"Triton at {self.url} serves another model as {self.name}: {name} must be {datatype} "
                     f"{_readable(shapes[0])}, and is {actual}"
                 )
+
+
+def _is_local(url: str) -> bool:
+    host = url.rpartition(":")[0].strip("[]")
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _fits(shape: list[int], wanted: list[int | None]) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import sysconfig
@@ -18,12 +19,16 @@ from pathlib import Path
 
 import find_libpython
 import grpc
+import psutil
+import structlog
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cloud_inference import triton_repository
 from cloud_inference.triton_repository import Served, Serving
 from eyeline.errors import ServerFailed
 from eyeline.process import Child
+
+_log = structlog.get_logger()
 
 HOME_VARIABLE = "EYELINE_TRITON_HOME"
 _POLL_S = 0.05
@@ -105,8 +110,10 @@ class TritonServer:
         self._cpus = None if cpus is None else set(cpus)
         self._log = None if inherit_output else work_dir / "triton.log"
         self._child: Child | None = None
-        # Named, so that what a killed server leaves in /dev/shm can be told apart and removed.
-        self._shared_memory = f"eyeline-triton-{os.getpid()}-{secrets.token_hex(4)}-"
+        # Tells our server apart from another one at the same address, and names its shared memory, so that
+        # what a killed one leaves can be removed.
+        self.id = f"eyeline-triton-{os.getpid()}-{secrets.token_hex(4)}"
+        self._helpers: list[int] = []
 
     @property
     def url(self) -> str:
@@ -137,7 +144,8 @@ class TritonServer:
             f"--backend-directory={home / 'backends'}",
             f"--cache-directory={home / 'caches'}",
             f"--backend-config=python,shm-default-byte-size={shared}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--backend-config=python,shm-region-prefix-name={self.id}-",
+            f"--id={self.id}",
             f"--exit-timeout-secs={self._exit_timeout_s}",
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
@@ -173,6 +181,7 @@ class TritonServer:
             try:
                 async with asyncio.timeout(timeout_s):
                     if await self._ready():
+                        self._watch_helpers(pid)
                         return self.url
             except TimeoutError:
                 await self.stop()
@@ -183,7 +192,8 @@ class TritonServer:
                 await self.stop()
                 raise
             words = self._child.last_words(40)
-            # Somebody took a port between our look and its bind; with given ports that is for the user to mend.
+            await self.stop()
+            # Somebody took a port between our look and its bind; a given port is for the user to mend.
             if "in use" not in words or self._given.grpc or attempt == _BIND_TRIES - 1:
                 raise ServerFailed(
                     f"triton did not start (exit status {self._child.returncode}): {_reason(words)}"
@@ -205,29 +215,55 @@ class TritonServer:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while self._child.pid is not None:
                 try:
+                    who = await stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=1)
                     answer = await stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1)
                 except grpc.aio.AioRpcError:
                     pass
                 else:
-                    if answer.ready:
+                    if answer.ready and who.name == self.id:
                         return True
                 await asyncio.sleep(_POLL_S)
         return False
 
     async def wait(self) -> int:
-        """Wait until it ends; returns the exit status. Raises `ServerFailed` if it was never started."""
+        """Wait until it ends; returns the exit status. Raises `ServerFailed` if it was never started.
+
+        A Python backend that dies ends it: this Triton does not bring one back, and would refuse for ever.
+        """
         if self._child is None:
             raise ServerFailed("triton was not started")
         return await self._child.wait()
 
+    def _watch_helpers(self, pid: int) -> None:
+        """End the server as soon as one of its Python backends has ended."""
+        loop = asyncio.get_running_loop()
+        for helper in psutil.Process(pid).children():
+            with contextlib.suppress(ProcessLookupError):
+                descriptor = os.pidfd_open(helper.pid)
+                self._helpers.append(descriptor)
+                loop.add_reader(descriptor, self._helper_ended)
+
+    def _helper_ended(self) -> None:
+        self._forget_helpers()
+        if self._child is not None and self._child.pid is not None:
+            _log.error("triton_backend_died", server=self.url)
+            self._child.send(signal.SIGKILL)
+
+    def _forget_helpers(self) -> None:
+        for descriptor in self._helpers:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+        self._helpers.clear()
+
     async def stop(self, grace_s: float | None = None) -> None:
         """Let requests in flight end, for at most the exit timeout, then stop it and its Python processes."""
+        self._forget_helpers()
         if self._child is not None:
             await self._child.stop(self._exit_timeout_s + 5 if grace_s is None else grace_s)
         self._sweep()
 
     def _sweep(self) -> None:
-        for left in Path("/dev/shm").glob(f"{self._shared_memory}*"):  # noqa: S108  # where they are
+        for left in Path("/dev/shm").glob(f"{self.id}-*"):  # noqa: S108  # where they are
             left.unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from cloud_inference import http, streams
+from cloud_inference import streams
 from cloud_inference.camera import Bus, Camera, Shared
 from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.infer import Inference
@@ -19,6 +19,7 @@ from cloud_inference.track import Tracks
 from cloud_inference.triton import TritonModel
 from eyeline import bus
 from eyeline.errors import BusError
+from eyeline.health import HealthServer
 from eyeline_models import catalogue
 
 _log = structlog.get_logger()
@@ -31,25 +32,29 @@ async def run(settings: CloudSettings) -> None:
     card = catalogue.load(settings.triton.model)
     worker = f"{socket.gethostname().replace('.', '-')}-{os.getpid()}-{secrets.token_hex(3)}"
     ready = _Ready(len(settings.hub.tenants))
-    async with (
-        http.serve(settings.http.host, settings.http.worker_port, ready.state),
-        TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model,
-    ):
-        await model.wait_ready()
-        ready.model = True
-        with ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor:
-            shared = Shared(
-                worker=worker,
-                inference=Inference(model, most=settings.worker.max_in_flight_total),
-                card=card,
-                tracks=Tracks(),
-                executor=executor,
-                max_in_flight=settings.worker.max_in_flight,
-                propagate=settings.worker.propagate,
-            )
-            async with asyncio.TaskGroup() as group:
-                for tenant in settings.hub.tenants:
-                    group.create_task(_serve(settings, tenant, shared, ready))
+    health = HealthServer(
+        settings.http.host, settings.http.worker_port, healthy=lambda: (True, "alive"), ready=ready.state
+    )
+    health.start()
+    try:
+        async with TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model:
+            await model.wait_ready()
+            ready.model = True
+            with ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor:
+                shared = Shared(
+                    worker=worker,
+                    inference=Inference(model, most=settings.worker.max_in_flight_total),
+                    card=card,
+                    tracks=Tracks(),
+                    executor=executor,
+                    max_in_flight=settings.worker.max_in_flight,
+                    propagate=settings.worker.propagate,
+                )
+                async with asyncio.TaskGroup() as group:
+                    for tenant in settings.hub.tenants:
+                        group.create_task(_serve(settings, tenant, shared, ready))
+    finally:
+        health.stop()
 
 
 class _Ready:

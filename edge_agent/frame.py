@@ -23,7 +23,8 @@ class Frame:
 
     sequence: from 1, per camera and epoch, one for each presented frame. monotonic_ns, wall_ns: when it was
     captured, on the device's two clocks. picture: the decoded frame, in the decoder's own pixel format.
-    opened: true for the first frame after the source was (re)opened.
+    opened: true for the first frame after the source was (re)opened. gate_picture: of a camera with a
+    substream, the substream's latest picture: the same scene, smaller; None when there is none that is fresh.
     """
 
     sequence: int
@@ -31,6 +32,7 @@ class Frame:
     wall_ns: int
     picture: av.VideoFrame
     opened: bool = False
+    gate_picture: av.VideoFrame | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,9 +41,16 @@ class Frame:
 
     def luma(self) -> NDArray[np.uint8]:
         """Luma, uint8 [H, W]; a view of the decoder's buffer where its format allows."""
-        picture: Any = self.picture
-        if picture.format.name not in _PLANAR_YUV:
-            picture = picture.reformat(format="gray")
-        plane = picture.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        return rows[:, : plane.width]
+        return _luma(self.picture)
+
+    def gate_luma(self) -> NDArray[np.uint8]:
+        """Luma of the substream's picture where there is one, else the same as `luma`."""
+        return _luma(self.picture if self.gate_picture is None else self.gate_picture)
+
+
+def _luma(picture: Any) -> NDArray[np.uint8]:
+    if picture.format.name not in _PLANAR_YUV:
+        picture = picture.reformat(format="gray")
+    plane = picture.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]

@@ -6,13 +6,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from cloud_inference.hub import LocalHub
-from tests.support.servers import running_hub
+from tests.support.servers import RunningTriton, running_hub, running_triton
 
 
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[LocalHub]:
     """A running hub: tenants `acme` and `globex`, each with devices `box1` and `box2` at site `yard`."""
     async with running_hub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def triton(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningTriton]:
+    """A running tritonserver, one a session, with the default model of the catalogue."""
+    async with running_triton(tmp_path_factory.mktemp("triton")) as running:
         yield running

@@ -52,9 +52,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all requests of a batch from one run."""
-        # Views of shared memory, so a single request is not copied at all. By DLPack, since this Triton's own
-        # conversions (`as_numpy`, `Tensor(name, array)`) read the array structure of numpy 1: with numpy 2 they
-        # take every item for zero bytes long.
+        # Views of shared memory, so a single request is not copied at all. By DLPack, since this Triton's
+        # own conversions (`as_numpy`, `Tensor(name, array)`) read the array structure of numpy 1: with numpy
+        # 2 they take every item for zero bytes long.
         images = [np.from_dlpack(pb_utils.get_input_tensor_by_name(request, INPUT)) for request in requests]
         try:
             batch = images[0] if len(images) == 1 else np.concatenate(images)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError
@@ -28,7 +28,7 @@ from eyeline_models.letterbox import Letterbox
 CARD = "card.yaml"
 SEARCH_VARIABLE = "EYELINE_MODELS"
 # "The model's own thresholds".
-OWN = "own"
+OWN: Final = "own"
 
 
 class _CardFile(Settings):

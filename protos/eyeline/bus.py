@@ -80,8 +80,8 @@ async def connect(
                 inbox_prefix=inbox_prefix.encode(),
                 connect_timeout=3,
                 reconnect_time_wait=0.25,
-                max_reconnect_attempts=-1,
                 # Otherwise the first connection is retried silently, for ever and with wrong credentials too.
+                max_reconnect_attempts=1,
                 allow_reconnect=False,
                 ping_interval=5,
                 max_outstanding_pings=2,
@@ -90,15 +90,17 @@ async def connect(
                 disconnected_cb=disconnected,
                 reconnected_cb=reconnected,
             )
+        except (TimeoutError, OSError, nats.errors.NoServersError, nats.errors.TimeoutError) as problem:
+            reason = refusal[-1] if refusal else str(problem)
+            if not wait:
+                raise BusError(f"NATS at {where} cannot be reached ({reason}): is it running?") from None
+            if not said:
+                _log.warning("nats_waiting", client=name, server=where, reason=reason)
+                said = True
         except nats.errors.Error as problem:
             raise BusError(f"NATS at {where} refused {name}: {problem}", retryable=False) from None
-        except (TimeoutError, OSError) as problem:
-            if not wait:
-                raise BusError(f"NATS at {where} cannot be reached ({problem}): is it running?") from None
-            if not said:
-                _log.warning("nats_waiting", client=name, server=where, reason=str(problem))
-                said = True
         else:
+            client.options["max_reconnect_attempts"] = -1
             client.options["allow_reconnect"] = True
             if said:
                 _log.info("nats_connected", client=name, server=where)

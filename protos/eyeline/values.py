@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeline.v1 import detection_pb2, frame_pb2, result_pb2
+from eyeline.v1 import detection_pb2, frame_pb2, inference_pb2, result_pb2
 
 FloatArray = NDArray[np.float32]
 
@@ -195,6 +195,28 @@ class Result:
     def frames(self) -> int:
         """Number of captured frames that this answer covers."""
         return self.last_sequence - self.sequence + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """What a model sees in one image; boxes in pixels of the image as sent, EXIF orientation applied."""
+
+    detections: Detections
+    model: str
+    model_version: str
+    image_size: tuple[int, int]
+    infer_ns: int
+
+    @classmethod
+    def from_proto(cls, message: inference_pb2.DetectResponse) -> ImageAnswer:
+        """From a protobuf message."""
+        return cls(
+            detections=Detections.from_proto(message.detections),
+            model=message.model.name,
+            model_version=message.model.version,
+            image_size=(message.width_px, message.height_px),
+            infer_ns=message.infer_ns,
+        )
 
 
 # A newer server may send a provenance that this client does not know; no answer is safer than a wrong one.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nats.aio.client import Client
 
 from cloud_inference import hub as hubs
+from cloud_inference import triton_repository
+from cloud_inference.config import TritonSettings
 from cloud_inference.hub import LocalHub
+from cloud_inference.triton_repository import Served, Serving
+from cloud_inference.triton_server import TritonServer
 from eyeline import bus, subjects
+from eyeline_models import catalogue
+from eyeline_models.catalogue import ModelCard
 
 SITE = "yard"
 DEVICES = ((SITE, "box1"), (SITE, "box2"))
@@ -48,3 +55,37 @@ async def device_client(
         inbox_prefix=subjects.device_inbox(site, device),
         wait=False,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTriton:
+    """A tritonserver and the card of the model it serves."""
+
+    server: TritonServer
+    card: ModelCard
+
+    @property
+    def url(self) -> str:
+        """`host:port` for gRPC."""
+        return self.server.url
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    models: Sequence[Served], work_dir: Path, *, how: Serving | None = None
+) -> AsyncIterator[TritonServer]:
+    """A tritonserver with these models."""
+    server = TritonServer(models, work_dir=work_dir, serving=how or Serving(), exit_timeout_s=2)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@contextlib.asynccontextmanager
+async def running_triton(work_dir: Path) -> AsyncIterator[RunningTriton]:
+    """A tritonserver with the catalogue's default model."""
+    card = catalogue.load(TritonSettings().model)
+    async with serving([triton_repository.inspect(card.name, card.path)], work_dir) as server:
+        yield RunningTriton(server, card)

@@ -11,7 +11,7 @@ def boxes(*rows: tuple[float, float, int]) -> Detections:
         [[x, 0, x + 10, 20] for x, _, _ in rows],
         [s for _, s, _ in rows],
         [c for _, _, c in rows],
-        ["c"] * len(rows),
+        [str(c) for _, _, c in rows],
     )
 
 

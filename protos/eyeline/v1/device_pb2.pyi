@@ -187,6 +187,8 @@ class DeviceStatus(_message.Message):
     EDGE_MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
     STORED_NS_FIELD_NUMBER: _builtins.int
+    HUB_BYTES_SENT_FIELD_NUMBER: _builtins.int
+    HUB_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     site: _builtins.str
     device: _builtins.str
@@ -201,6 +203,9 @@ class DeviceStatus(_message.Message):
     """Revision of the desired configuration in force; 0 for the local one."""
     stored_ns: _builtins.int
     """When the hub stored it, nanoseconds since the Unix epoch. Set by the API."""
+    hub_bytes_sent: _builtins.int
+    """Every byte of the connection to the hub since start, both ways, without TCP and IP headers."""
+    hub_bytes_received: _builtins.int
     @_builtins.property
     def epoch(self) -> _frame_pb2.Epoch: ...
     @_builtins.property
@@ -229,10 +234,12 @@ class DeviceStatus(_message.Message):
         edge_model: _detection_pb2.ModelRef | None = ...,
         config_revision: _builtins.int = ...,
         stored_ns: _builtins.int = ...,
+        hub_bytes_sent: _builtins.int = ...,
+        hub_bytes_received: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "edge_model", b"edge_model", "epoch", b"epoch", "spool", b"spool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cameras", b"cameras", "clock", b"clock", "config_revision", b"config_revision", "cpu_seconds", b"cpu_seconds", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "hub_connected", b"hub_connected", "reported_ns", b"reported_ns", "resident_bytes", b"resident_bytes", "schema_major", b"schema_major", "site", b"site", "spool", b"spool", "stored_ns", b"stored_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cameras", b"cameras", "clock", b"clock", "config_revision", b"config_revision", "cpu_seconds", b"cpu_seconds", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "hub_bytes_received", b"hub_bytes_received", "hub_bytes_sent", b"hub_bytes_sent", "hub_connected", b"hub_connected", "reported_ns", b"reported_ns", "resident_bytes", b"resident_bytes", "schema_major", b"schema_major", "site", b"site", "spool", b"spool", "stored_ns", b"stored_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,43 @@
+# make setup      everything below .venv and .triton (done by the other targets where needed)
+# make demo       the whole system on a street clip; ARGS="--video FILE --seconds 30 --cameras 4"
+# make test       linters, types, proto checks, unit, wire and integration tests
+# make test-long  what takes longer: faults, soak, fuzz
+# make clean      removes what these made
+#
+# PYTHON=python3.12 chooses another interpreter for .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test test-long lint clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.eyeline-ready
+
+setup: $(READY) .triton/VERSION
+
+# Made last: an interrupted set-up is done again.
+$(READY): pyproject.toml .ci/constraints.txt .ci/setup .ci/install-triton
+	@PYTHON="$(PYTHON)" .ci/setup
+	@touch $@
+
+# Removed by hand, say.
+.triton/VERSION: | $(READY)
+	@.ci/install-triton
+
+# exec, so that Ctrl-C reaches the program alone and make waits for it.
+demo: setup
+	@exec $(BIN)/python -m benchmarks.demo $(ARGS)
+
+lint: setup
+	@.ci/lint
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: setup
+	$(BIN)/python -m pytest -m "long and not shared_data and not gpu" --timeout 1200 $(ARGS)
+
+clean:
+	rm -rf .venv .triton build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

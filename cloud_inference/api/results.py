@@ -1,0 +1,278 @@
+"""The `Results` service: reading the results stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from grpc import StatusCode
+from nats.js.errors import NotFoundError
+
+from cloud_inference.api import metrics, tokens
+from cloud_inference.api.auth import Authenticator, Caller
+from cloud_inference.api.errors import Refusal, streaming, unary
+from cloud_inference.api.tenants import TenantHub, Tenants
+from cloud_inference.api.tokens import Kind, Position
+from cloud_inference.feed import Feed, StreamMessage
+from eyeline import subjects
+from eyeline.errors import InvalidName
+from eyeline.v1 import result_pb2, result_pb2_grpc
+
+_MAX_CAMERAS = 500
+_PAGE_DEFAULT, _PAGE_MOST = 100, 1000
+# A call reads at most so many messages; the page token goes on from there.
+_SCAN_MESSAGES = 20_000
+_SCAN_S = 5.0
+# A device's clock may run ahead of the hub's by this, so that a frame seems captured after it was stored.
+_CLOCK_SLACK_NS = 60 * 1_000_000_000
+
+
+class ResultsService(result_pb2_grpc.ResultsServicer):
+    """Serves stored results."""
+
+    def __init__(self, tenants: Tenants, auth: Authenticator, *, max_streams: int) -> None:
+        self._tenants, self._auth, self._max_streams = tenants, auth, max_streams
+        self._streams = 0
+
+    @streaming
+    async def Subscribe(  # type: ignore[override]  # noqa: N802  # the stubs know no servicer that writes
+        self, request: result_pb2.SubscribeRequest, context: Any
+    ) -> None:
+        """Results as they are stored, until cancelled; the first response is empty."""
+        caller = self._auth.caller(context)
+        wanted = _subjects(request.cameras)
+        if self._streams >= self._max_streams:
+            raise Refusal(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"{self._max_streams} subscriptions are open, no more are served",
+            )
+        self._streams += 1
+        metrics.STREAMS.set(self._streams)
+        feed: Feed | None = None
+        try:
+            hub = self._tenants.hub(caller.tenant)
+            stream = await hub.stream_identity()
+            feed, after = await self._start(hub, stream, wanted, request)
+            await feed.open()
+            await context.write(result_pb2.SubscribeResponse())
+            while True:
+                response = result_pb2.SubscribeResponse()
+                for message in await feed.take():
+                    response.results.extend(
+                        _open(message, stream, caller, after, final_only=request.final_only)
+                    )
+                    metrics.DELIVERY_SECONDS.observe(max(0, time.time_ns() - message.stored_ns) / 1e9)
+                if response.results:
+                    metrics.RESULTS.inc(len(response.results))
+                    await context.write(response)
+        finally:
+            self._streams -= 1
+            metrics.STREAMS.set(self._streams)
+            if feed is not None:
+                await asyncio.shield(feed.close())
+
+    async def _start(
+        self, hub: TenantHub, stream: bytes, wanted: list[str], request: result_pb2.SubscribeRequest
+    ) -> tuple[Feed, Position | None]:
+        """The feed, and the position whose results the caller already has."""
+        start = request.WhichOneof("from")
+        if start == "resume_token":
+            position = tokens.decode(request.resume_token, Kind.RESUME, stream)
+            await _check_reachable(hub, position)
+            feed = Feed(hub.connection, hub.js, subjects.RESULTS, wanted, start_sequence=position.sequence)
+            return feed, position
+        if start == "from_time_ns":
+            moment = datetime.fromtimestamp(request.from_time_ns / 1e9, UTC)
+            return Feed(hub.connection, hub.js, subjects.RESULTS, wanted, start_time=moment), None
+        return Feed(hub.connection, hub.js, subjects.RESULTS, wanted), None
+
+    @unary
+    async def GetLatest(  # noqa: N802
+        self, request: result_pb2.GetLatestRequest, context: Any
+    ) -> result_pb2.GetLatestResponse:
+        """The newest result of each camera; cameras without any are left out."""
+        caller = self._auth.caller(context)
+        hub = self._tenants.hub(caller.tenant)
+        wanted = _subjects(request.cameras)
+        if not request.cameras:
+            info = await hub.js.stream_info(subjects.RESULTS, subjects_filter=wanted[0])
+            wanted = sorted(info.state.subjects or {})
+        stream = await hub.stream_identity()
+        response = result_pb2.GetLatestResponse()
+        for subject in wanted:
+            try:
+                stored = await hub.js.get_last_msg(subjects.RESULTS, subject, direct=True)
+            except NotFoundError:
+                continue
+            message = StreamMessage(subject, stored.data or b"", {}, stored.seq or 0, 0, 0)
+            found = _open(message, stream, caller, None, final_only=False)
+            if found:
+                response.results.append(max(found, key=_newness))
+        return response
+
+    @unary
+    async def ListResults(  # noqa: N802
+        self, request: result_pb2.ListResultsRequest, context: Any
+    ) -> result_pb2.ListResultsResponse:
+        """One camera's results of a time range, in the order they were stored."""
+        caller = self._auth.caller(context)
+        hub = self._tenants.hub(caller.tenant)
+        if not request.HasField("camera"):
+            raise Refusal(StatusCode.INVALID_ARGUMENT, "name the camera whose results to list")
+        (subject,) = _subjects([request.camera])
+        if request.to_time_ns and request.to_time_ns <= request.from_time_ns:
+            raise Refusal(StatusCode.INVALID_ARGUMENT, "to_time_ns must be later than from_time_ns")
+        size = min(request.page_size or _PAGE_DEFAULT, _PAGE_MOST)
+        stream = await hub.stream_identity()
+        scope = f"{subject} {request.from_time_ns} {request.to_time_ns}"
+        after: Position | None = None
+        feed = Feed(hub.connection, hub.js, subjects.RESULTS, [subject], start_sequence=1)
+        if request.page_token:
+            after = tokens.decode(request.page_token, Kind.PAGE, stream, scope)
+            feed = Feed(hub.connection, hub.js, subjects.RESULTS, [subject], start_sequence=after.sequence)
+        elif request.from_time_ns > _CLOCK_SLACK_NS:
+            earliest = datetime.fromtimestamp((request.from_time_ns - _CLOCK_SLACK_NS) / 1e9, UTC)
+            feed = Feed(hub.connection, hub.js, subjects.RESULTS, [subject], start_time=earliest)
+        try:
+            page = _Page(request, stream, caller, size)
+            reached_end = await page.fill(feed, after)
+            response = result_pb2.ListResultsResponse(results=page.highest_revisions())
+            if not reached_end and page.position is not None:
+                response.next_page_token = tokens.encode(Kind.PAGE, stream, page.position, scope)
+            return response
+        finally:
+            await asyncio.shield(feed.close())
+
+
+class _Page:
+    """One page of ListResults, while it is being read."""
+
+    def __init__(
+        self, request: result_pb2.ListResultsRequest, stream: bytes, caller: Caller, size: int
+    ) -> None:
+        self._request, self._stream, self._caller, self._size = request, stream, caller, size
+        self._found: list[result_pb2.Result] = []
+        self._highest: dict[tuple[int, bytes, int], int] = {}
+        self.position: Position | None = None
+
+    async def fill(self, feed: Feed, after: Position | None) -> bool:
+        """Read until the page is full; True when the stream's end was reached.
+
+        A provisional result on the page is looked up further on, as its final one may come after the page.
+        """
+        await feed.open()
+        if not feed.pending_at_start:
+            return True
+        end = time.monotonic() + _SCAN_S
+        scanned, full = 0, False
+        while True:
+            for message in await feed.take(256):
+                scanned += 1
+                for result in _open(message, self._stream, self._caller, after, final_only=False):
+                    key = _key(result)
+                    if not full and self._in_range(result):
+                        self._found.append(result)
+                        self._highest[key] = max(self._highest.get(key, 0), result.revision)
+                        if len(self._found) == self._size:
+                            full = True
+                            self.position = tokens.decode(result.resume_token, Kind.RESUME, self._stream)
+                    elif key in self._highest:
+                        self._highest[key] = max(self._highest[key], result.revision)
+                if not full:
+                    self.position = Position(message.sequence, _ALL, message.stored_ns)
+                if message.pending == 0:
+                    return not full
+                settled = full and all(result.final for result in self._found)
+                if settled or scanned >= _SCAN_MESSAGES or time.monotonic() > end:
+                    return False
+
+    def highest_revisions(self) -> list[result_pb2.Result]:
+        """What was found, without what a higher revision replaced."""
+        return [result for result in self._found if result.revision == self._highest[_key(result)]]
+
+    def _in_range(self, result: result_pb2.Result) -> bool:
+        first, last = result.times.captured_ns, result.last_captured_ns or result.times.captured_ns
+        to = self._request.to_time_ns
+        return last >= self._request.from_time_ns and (not to or first < to)
+
+
+# Every result of a message lies before this index.
+_ALL = 2**32 - 1
+
+
+async def _check_reachable(hub: TenantHub, position: Position) -> None:
+    """Raise `Refusal` with OUT_OF_RANGE when results after the position are no longer kept."""
+    info = await hub.js.stream_info(subjects.RESULTS)
+    first = info.state.first_seq
+    if position.sequence > info.state.last_seq:
+        raise Refusal(
+            StatusCode.INVALID_ARGUMENT,
+            "this resume token is ahead of the stream; subscribe from a time instead",
+        )
+    if position.sequence + 1 >= first:
+        return
+    oldest_ns = 0
+    if info.state.messages:
+        with contextlib.suppress(NotFoundError):
+            kept = await hub.js.get_msg(subjects.RESULTS, first)
+            oldest_ns = int(kept.time.timestamp() * 1e9) if kept.time is not None else 0
+    missing = first - position.sequence - 1
+    raise Refusal(
+        StatusCode.OUT_OF_RANGE,
+        f"{missing} stored messages after this resume token are no longer kept; subscribe from a time",
+        result_pb2.ResumeGap(
+            token_time_ns=position.stored_ns, oldest_time_ns=oldest_ns, missing_messages=missing
+        ),
+    )
+
+
+def _open(
+    message: StreamMessage, stream: bytes, caller: Caller, after: Position | None, *, final_only: bool
+) -> list[result_pb2.Result]:
+    """The results of a stored message that the caller may see and does not have, with their tokens."""
+    start = after.index + 1 if after is not None and message.sequence == after.sequence else 0
+    if start >= _ALL:
+        return []
+    batch = result_pb2.ResultBatch.FromString(message.data)
+    found = []
+    for index, result in enumerate(batch.results):
+        if index < start or (final_only and not result.final):
+            continue
+        if not caller.may_see(result.key.site, result.key.camera):
+            continue
+        position = Position(message.sequence, index, message.stored_ns)
+        result.resume_token = tokens.encode(Kind.RESUME, stream, position)
+        found.append(result)
+    return found
+
+
+def _subjects(cameras: Iterable[result_pb2.CameraRef]) -> list[str]:
+    """Subjects of the cameras asked for; all for none. Raises `Refusal` for impossible names."""
+    named = list(cameras)
+    if len(named) > _MAX_CAMERAS:
+        raise Refusal(
+            StatusCode.INVALID_ARGUMENT,
+            f"{len(named)} cameras were named, at most {_MAX_CAMERAS} are allowed",
+        )
+    try:
+        found = {
+            subjects.result_subject(
+                subjects.check_token(camera.site, "site"), subjects.check_token(camera.camera, "camera")
+            )
+            for camera in named
+        }
+    except InvalidName as problem:
+        raise Refusal(StatusCode.INVALID_ARGUMENT, str(problem)) from None
+    return sorted(found) or [subjects.result_subject("*", "*")]
+
+
+def _key(result: result_pb2.Result) -> tuple[int, bytes, int]:
+    return result.key.epoch.counter, result.key.epoch.random_id, result.key.sequence
+
+
+def _newness(result: result_pb2.Result) -> tuple[int, int, int]:
+    return result.last_captured_ns, result.last_sequence, result.revision

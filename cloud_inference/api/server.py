@@ -1,0 +1,189 @@
+"""The API process: a gRPC server over the hub and the inference server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from cloud_inference import streams
+from cloud_inference.api.auth import Authenticator
+from cloud_inference.api.devices import DevicesService
+from cloud_inference.api.inference import InferenceService
+from cloud_inference.api.results import ResultsService
+from cloud_inference.api.tenants import TenantHub, Tenants
+from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.infer import Model
+from cloud_inference.triton import TritonModel
+from eyeline import bus
+from eyeline.errors import BusError, ConfigError, EyelineError
+from eyeline.health import HealthServer
+from eyeline.v1 import (
+    device_pb2,
+    device_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    result_pb2,
+    result_pb2_grpc,
+)
+from eyeline_models import catalogue
+from eyeline_models.catalogue import ModelCard
+
+_log = structlog.get_logger()
+
+SERVICES = (
+    result_pb2.DESCRIPTOR.services_by_name["Results"].full_name,
+    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    device_pb2.DESCRIPTOR.services_by_name["Devices"].full_name,
+)
+_GRACE_S = 5.0
+_RETRY_S = 0.5
+# Of one connection, beside its subscriptions.
+_OTHER_CALLS = 100
+# The largest image, and what the message around it needs.
+_MESSAGE_SLACK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running API: where it listens, and the tenants' connections."""
+
+    address: str
+    tenants: Tenants
+
+
+async def run(settings: CloudSettings) -> None:
+    """Serve until cancelled; raises `EyelineError` for what only a person can mend."""
+    card = catalogue.load(settings.triton.model)
+    try:
+        async with (
+            TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model,
+            serve(settings, model, card) as serving,
+        ):
+            health = HealthServer(
+                settings.http.host,
+                settings.http.api_port,
+                healthy=lambda: (True, "alive"),
+                ready=lambda: _ready(serving.tenants, settings),
+            )
+            health.start()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                health.stop()
+    except* EyelineError as problems:
+        raise problems.exceptions[0] from None
+
+
+def _ready(tenants: Tenants, settings: CloudSettings) -> tuple[bool, str]:
+    up = sum(hub.ready and hub.connection.is_connected for hub in tenants.hubs.values())
+    return (True, "ready") if up == len(settings.hub.tenants) else (False, "waiting for the hub")
+
+
+@contextlib.asynccontextmanager
+async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> AsyncIterator[Serving]:
+    """Listen at once, answer UNAVAILABLE until the hub is there, and stop gracefully on leaving.
+
+    Raises `ConfigError` when the port is taken, and `BusError` when the hub refuses our credentials.
+    """
+    tenants = Tenants()
+    auth = Authenticator(settings.api.tokens, [tenant.name for tenant in settings.hub.tenants])
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.api.max_image_bytes + _MESSAGE_SLACK_BYTES),
+            ("grpc.max_concurrent_streams", settings.api.max_streams + _OTHER_CALLS),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    result_pb2_grpc.add_ResultsServicer_to_server(
+        ResultsService(tenants, auth, max_streams=settings.api.max_streams), server
+    )
+    inference_pb2_grpc.add_InferenceServicer_to_server(
+        InferenceService(model, card, auth, max_image_bytes=settings.api.max_image_bytes), server
+    )
+    device_pb2_grpc.add_DevicesServicer_to_server(DevicesService(tenants, auth), server)
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(
+        [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME],
+        server,
+    )
+    try:
+        port = server.add_insecure_port(f"{settings.api.host}:{settings.api.port}")
+    except RuntimeError:
+        raise ConfigError(
+            f"api.port {settings.api.port} on {settings.api.host} cannot be used: choose another, or 0"
+        ) from None
+    await server.start()
+    address = f"{settings.api.host}:{port}"
+    _log.info("api_listening", address=address)
+    for service in ("", *SERVICES):
+        await health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        async with asyncio.TaskGroup() as group:
+            connecting = [
+                group.create_task(_connect(settings, tenant, tenants)) for tenant in settings.hub.tenants
+            ]
+            group_health = group.create_task(_report_health(health, tenants, settings))
+            try:
+                yield Serving(address, tenants)
+            finally:
+                group_health.cancel()
+                for task in connecting:
+                    task.cancel()
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(_GRACE_S)
+        for hub in tenants.hubs.values():
+            await hub.connection.close()
+
+
+async def _connect(settings: CloudSettings, tenant: TenantSettings, tenants: Tenants) -> None:
+    """Connect a tenant and see to its streams, waiting for as long as it takes."""
+    connection = await bus.connect(
+        settings.hub.url, name="api", user=tenant.user, password=tenant.secret_password()
+    )
+    hub = TenantHub(tenant.name, connection, connection.jetstream(timeout=3))
+    tenants.hubs[tenant.name] = hub
+    said = False
+    while True:
+        try:
+            await streams.ensure(hub.js, settings.hub.streams)
+        except BusError as problem:
+            if not problem.retryable:
+                raise
+            if not said:
+                said = True
+                _log.warning("hub_not_ready", tenant=tenant.name, reason=str(problem))
+            await asyncio.sleep(_RETRY_S)
+        else:
+            hub.ready = True
+            _log.info("api_ready", tenant=tenant.name)
+            return
+
+
+async def _report_health(
+    health: health_aio.HealthServicer, tenants: Tenants, settings: CloudSettings
+) -> None:
+    """Serving while the hub is there."""
+    was: bool | None = None
+    while True:
+        now, _ = _ready(tenants, settings)
+        if now != was:
+            was = now
+            state = (
+                health_pb2.HealthCheckResponse.SERVING if now else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
+            for service in ("", *SERVICES):
+                await health.set(service, state)
+        await asyncio.sleep(_RETRY_S)

@@ -1,0 +1,45 @@
+"""A connection to the hub for each tenant, and what the services need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from grpc import StatusCode
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from cloud_inference.api import tokens
+from cloud_inference.api.errors import Refusal
+from eyeline import subjects
+
+
+@dataclass(slots=True)
+class TenantHub:
+    """One tenant's account."""
+
+    name: str
+    connection: Client
+    js: JetStreamContext
+    ready: bool = False
+    _stream: bytes = field(default=b"", repr=False)
+
+    async def stream_identity(self) -> bytes:
+        """Identifies the results stream in tokens."""
+        if not self._stream:
+            info = await self.js.stream_info(subjects.RESULTS)
+            self._stream = tokens.identity(self.name, str(info.created))
+        return self._stream
+
+
+class Tenants:
+    """The tenants' hubs by name."""
+
+    def __init__(self) -> None:
+        self.hubs: dict[str, TenantHub] = {}
+
+    def hub(self, tenant: str) -> TenantHub:
+        """The hub of a tenant; raises `Refusal` with UNAVAILABLE while it is away."""
+        found = self.hubs.get(tenant)
+        if found is None or not found.ready or not found.connection.is_connected:
+            raise Refusal(StatusCode.UNAVAILABLE, "the hub is away; try again")
+        return found

@@ -1,0 +1,406 @@
+"""The agent's process: starts its parts in order, and stops them so that nothing kept is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import threading
+import time
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+import structlog
+from google.protobuf.message import DecodeError
+from nats.aio.msg import Msg
+
+from edge_agent import detect, status
+from edge_agent.batch import CameraIdentity
+from edge_agent.capture import CameraState, Capture
+from edge_agent.config import AgentSettings, CameraSettings
+from edge_agent.delivery import Delivery
+from edge_agent.desired import Desired
+from edge_agent.detect import EdgeModel
+from edge_agent.epoch import next_epoch
+from edge_agent.errors import DetectFailed
+from edge_agent.frame import Frame
+from edge_agent.handoff import Dropped
+from edge_agent.pipeline import CameraPipeline, EdgeDetector
+from edge_agent.sink import LoopSink
+from eyeline.errors import ConfigError
+from eyeline.health import HealthServer
+from eyeline.subjects import control_subject, status_subject
+from eyeline.v1 import detection_pb2, device_pb2
+from eyeline.values import Detections, Epoch
+
+_log = structlog.get_logger()
+
+_STATUS_EVERY_S: Final = 2.0
+_FLUSH_S: Final = 10.0
+_LAST_FORWARD_S: Final = 2.0
+_KEYFRAME_EVERY_S: Final = 1.0
+_POLL_S: Final = 0.1
+
+
+class SystemClock:
+    """The device's two clocks, in nanoseconds."""
+
+    def monotonic_ns(self) -> int:
+        """Monotonic; comparable within one boot."""
+        return time.monotonic_ns()
+
+    def wall_ns(self) -> int:
+        """Since the Unix epoch, uncorrected."""
+        return time.time_ns()
+
+
+class _CaptureSource:
+    """Capture as the pipeline wants it."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+
+    @property
+    def ended(self) -> bool:
+        return self._capture.is_over
+
+    def read(self, timeout_s: float) -> Frame | Dropped | None:
+        return self._capture.read(timeout_s)
+
+
+@dataclass(slots=True, eq=False)
+class _Camera:
+    settings: CameraSettings
+    capture: Capture
+    pipeline: CameraPipeline
+    sink: LoopSink
+    thread: threading.Thread
+    keeping: asyncio.Task[None]
+    keyframe_asked_s: float = -1e9
+
+
+class Agent:
+    """Runs the configured cameras until told to stop.
+
+    exit_when_done: end by itself when every source ended and the hub has everything.
+    """
+
+    def __init__(self, settings: AgentSettings, *, exit_when_done: bool = False) -> None:
+        self.settings = settings
+        self.http_port = 0
+        self._exit_when_done = exit_when_done
+        self._stop_cameras = threading.Event()
+        self._cameras: dict[str, _Camera] = {}
+        self._delivery: Delivery | None = None
+        self._desired: Desired | None = None
+        self._epoch = Epoch(0, b"")
+        self._changed = asyncio.Event()
+        self._edge_model: detection_pb2.ModelRef | None = None
+        self._loop = asyncio.get_running_loop()
+        self._started_s = time.monotonic()
+        self._beat_s = time.monotonic()
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Work until `stop` is set; returns the exit status. Raises `EyelineError` when it cannot start."""
+        with self._only_one():
+            delivery = self._delivery = Delivery(self.settings)
+            http = HealthServer(
+                self.settings.http.host, self.settings.http.port, healthy=self._healthy, ready=self._ready
+            )
+            tasks: list[asyncio.Task[None]] = []
+            try:
+                highest = await delivery.open_spool()
+                self._epoch = next_epoch(self.settings.state_dir, at_least=highest)
+                delivery.changed = self._tell
+                delivery.start(self._epoch)
+                http.start()
+                self.http_port = http.port
+                self._start_cameras(delivery)
+                self._desired = Desired(
+                    delivery.hub,
+                    site=self.settings.site,
+                    device=self.settings.device,
+                    state_dir=self.settings.state_dir,
+                    apply=self._apply,
+                )
+                self._desired.recall()
+                _log.info(
+                    "agent_started",
+                    device=self.settings.device,
+                    epoch=self._epoch.counter,
+                    cameras=list(self._cameras),
+                )
+                tasks = [
+                    asyncio.create_task(delivery.watch()),
+                    asyncio.create_task(self._desired.run()),
+                    asyncio.create_task(self._report_status(delivery)),
+                    asyncio.create_task(self._follow_control(delivery)),
+                ]
+                return await self._until_over(stop, tasks, delivery)
+            finally:
+                await self._shut_down(delivery, tasks)
+                http.stop() if self.http_port else None
+
+    @contextlib.contextmanager
+    def _only_one(self) -> Any:
+        """Hold the state folder; raises `ConfigError` when another agent has it."""
+        folder = self.settings.state_dir
+        lock: IO[str] | None = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w", encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if lock is not None:
+                lock.close()
+            raise ConfigError(
+                f"another agent runs with state_dir {folder}: stop it, or give this one a folder of its own"
+            ) from None
+        except OSError as problem:
+            raise ConfigError(
+                f"state_dir {folder} cannot be written ({problem.strerror}): give the agent a folder it owns"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.close()
+
+    # Cameras
+
+    def _start_cameras(self, delivery: Delivery) -> None:
+        detector, self._edge_model = _load_detector(self.settings)
+        for chosen in self.settings.cameras:
+            name = chosen.name
+            sink = LoopSink(self._loop, delivery.publish)
+            capture = Capture(chosen, SystemClock(), lambda _state, _message: self._tell_from_thread())
+            identity = CameraIdentity(
+                self.settings.tenant,
+                self.settings.site,
+                self.settings.device,
+                name,
+                self._epoch,
+                edge_model=self._edge_model,
+            )
+            pipeline = CameraPipeline(
+                self.settings,
+                identity,
+                _CaptureSource(capture),
+                sink,
+                detector=detector,
+                link=lambda name=name: delivery.link_state(name),  # type: ignore[misc]
+                clock=delivery.clock.estimate,
+            )
+            thread = threading.Thread(
+                target=pipeline.run, args=(self._stop_cameras,), name=f"camera-{name}", daemon=True
+            )
+            keeping = asyncio.create_task(sink.run())
+            self._cameras[name] = _Camera(chosen, capture, pipeline, sink, thread, keeping)
+        for camera in self._cameras.values():
+            camera.capture.start()
+            camera.thread.start()
+
+    def _apply(self, desired: device_pb2.DesiredConfig | None) -> None:
+        wanted = {it.camera: it for it in desired.cameras} if desired is not None else {}
+        for name, camera in self._cameras.items():
+            camera.pipeline.desire(wanted.get(name))
+        self._changed.set()
+
+    async def _follow_control(self, delivery: Delivery) -> None:
+        """Take a worker's requests, in every session with the hub."""
+        subject = control_subject(self.settings.site, self.settings.device)
+
+        async def handle(message: Msg) -> None:
+            try:
+                request = device_pb2.ControlRequest.FromString(message.data)
+            except DecodeError:
+                _log.warning("control_request_unreadable", bytes=len(message.data))
+                return
+            camera, now = self._cameras.get(request.camera), time.monotonic()
+            if request.keyframe and camera and now - camera.keyframe_asked_s >= _KEYFRAME_EVERY_S:
+                camera.keyframe_asked_s = now
+                camera.pipeline.demand_keyframe()
+
+        while True:
+            session = await delivery.hub.ready()
+            with contextlib.suppress(Exception):
+                await session.client.subscribe(subject, cb=handle)
+            await session.closed.wait()
+
+    # End
+
+    async def _until_over(
+        self, stop: asyncio.Event, tasks: list[asyncio.Task[None]], delivery: Delivery
+    ) -> int:
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while True:
+                await asyncio.wait(
+                    {stopping, *tasks, *(camera.keeping for camera in self._cameras.values())},
+                    timeout=_POLL_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                self._beat_s = time.monotonic()
+                if stopping.done():
+                    return 0
+                for task in (*tasks, *(camera.keeping for camera in self._cameras.values())):
+                    if task.done():
+                        task.result()  # raises what ended a part that never ends
+                over = all(not camera.thread.is_alive() for camera in self._cameras.values())
+                if self._exit_when_done and over and self._all_kept() and delivery.idle:
+                    failed = [name for name, it in self._cameras.items() if _failed(it)]
+                    return 1 if failed else 0
+        finally:
+            stopping.cancel()
+
+    def _all_kept(self) -> bool:
+        return all(camera.sink.drained for camera in self._cameras.values())
+
+    async def _shut_down(self, delivery: Delivery, tasks: list[asyncio.Task[None]]) -> None:
+        """Everything captured gets into the spool; bounded in time."""
+        cameras = self._cameras.values()
+        if cameras:
+            await asyncio.gather(*(asyncio.to_thread(camera.capture.stop) for camera in cameras))
+            # What is read already still goes through the pipeline: its source now ends.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FLUSH_S):
+                    await asyncio.gather(*(asyncio.to_thread(camera.thread.join) for camera in cameras))
+                    while not self._all_kept():  # noqa: ASYNC110  # the queues belong to threads
+                        await asyncio.sleep(0.02)
+            self._stop_cameras.set()
+            for camera in cameras:
+                if camera.sink.last is not None:
+                    await delivery.keeper.flush_missed(camera.sink.last)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_FORWARD_S if delivery.hub.session is not None else 0):
+                    while not delivery.idle:  # noqa: ASYNC110  # acknowledged by the hub, one after the other
+                        await asyncio.sleep(0.02)
+            await self._send_status(delivery)
+        for task in tasks:
+            task.cancel()
+        for camera in cameras:
+            camera.keeping.cancel()
+        await asyncio.gather(*tasks, *(camera.keeping for camera in cameras), return_exceptions=True)
+        left = delivery.spool.messages
+        await delivery.stop()
+        _log.info("agent_stopped", kept_messages=left)
+
+    # Status
+
+    def _tell(self) -> None:
+        self._changed.set()
+
+    def _tell_from_thread(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def _report_status(self, delivery: Delivery) -> None:
+        while True:
+            await self._send_status(delivery)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STATUS_EVERY_S):
+                    await self._changed.wait()
+            self._changed.clear()
+            # Several changes at once are one report.
+            await asyncio.sleep(0.1)
+
+    async def _send_status(self, delivery: Delivery) -> None:
+        payload = self.status(delivery).SerializeToString()
+        subject = status_subject(self.settings.site, self.settings.device)
+        for session in (delivery.hub.session, delivery.spool.session):
+            if session is not None and not session.closed.is_set():
+                with contextlib.suppress(Exception):
+                    await session.client.publish(subject, payload)
+
+    def status(self, delivery: Delivery) -> device_pb2.DeviceStatus:
+        """The device's status, now."""
+        spool = delivery.spool
+        device = status.Device(
+            site=self.settings.site,
+            device=self.settings.device,
+            epoch=self._epoch,
+            clock=delivery.clock.estimate(),
+            hub_connected=delivery.hub.session is not None,
+            spool_messages=spool.messages,
+            spool_bytes=spool.size,
+            spool_limit_bytes=self.settings.spool.max_bytes,
+            spool_oldest_s=spool.oldest_age_s(),
+            broker_pid=spool.pid,
+            config_revision=self._desired.revision if self._desired is not None else 0,
+            edge_model=self._edge_model,
+        )
+        return status.build(device, [self._camera_status(it, delivery) for it in self._cameras.values()])
+
+    def _camera_status(self, camera: _Camera, delivery: Delivery) -> device_pb2.CameraStatus:
+        name = camera.settings.name
+        counts, stats = camera.pipeline.counts(), camera.capture.stats()
+        state, message = stats.state.value, stats.message
+        problem = delivery.claims.problem(name) if delivery.claims is not None else ""
+        forwarder = delivery.forwarder
+        if problem:
+            state, message = device_pb2.CAMERA_STATE_FAILED, problem
+        elif stats.state is CameraState.LIVE and (
+            delivery.spool.problem or (forwarder and forwarder.problem)
+        ):
+            message = delivery.spool.problem or f"the hub refuses: {forwarder.problem if forwarder else ''}"
+        lost = {"too_large": forwarder.too_large[name]} if forwarder and forwarder.too_large[name] else {}
+        return device_pb2.CameraStatus(
+            camera=name,
+            state=state,
+            message=message,
+            frames_captured=stats.frames_captured,
+            frames_sent=counts.sent,
+            frames_idle=counts.idle,
+            frames_skipped=counts.skipped,
+            frames_dropped=status.merge_drops(name, counts.dropped, delivery.keeper.dropped(name), lost),
+            bytes_published=delivery.keeper.published_bytes(name),
+            capture_fps=stats.fps,
+            width_px=counts.size[0],
+            height_px=counts.size[1],
+            rung=counts.rung,
+            last_sequence=stats.last_sequence,
+            reconnects=stats.reconnects,
+        )
+
+    # Health; called from the HTTP server's threads
+
+    def _healthy(self) -> tuple[bool, str]:
+        silent = time.monotonic() - self._beat_s
+        return (silent < 30, "ok" if silent < 30 else f"the agent's loop is stuck since {silent:.0f} s")
+
+    def _ready(self) -> tuple[bool, str]:
+        delivery = self._delivery
+        if delivery is None or not self._cameras:
+            return False, "starting"
+        if delivery.spool.problem:
+            return False, delivery.spool.problem
+        good = {CameraState.LIVE, CameraState.ENDED}
+        bad = [name for name, it in list(self._cameras.items()) if it.capture.stats().state not in good]
+        return (not bad, "ok" if not bad else f"no picture from: {', '.join(bad)}")
+
+
+def _failed(camera: _Camera) -> bool:
+    return camera.capture.stats().state is CameraState.FAILED
+
+
+class _Shared:
+    """One model for all cameras' threads, one at a time."""
+
+    def __init__(self, model: EdgeModel) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+
+    def detect(self, frame: Frame) -> Detections:
+        with self._lock:
+            return self._model.detect(frame)
+
+
+def _load_detector(settings: AgentSettings) -> tuple[EdgeDetector | None, detection_pb2.ModelRef | None]:
+    """The edge model; without one that works, the cameras run all the same."""
+    if not settings.detect.enabled:
+        return None, None
+    try:
+        model = detect.load(settings.detect)
+    except DetectFailed as problem:
+        _log.error("edge_model_failed", reason=str(problem), effect="no answers from the edge")
+        return None, None
+    return _Shared(model), model.model_ref

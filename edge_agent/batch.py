@@ -1,0 +1,242 @@
+"""Envelopes: one camera's items in sequence order, put into as few messages as its deadlines allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from edge_agent.gate import GateReason
+from eyeline.envelope import MAX_ENVELOPE_BYTES, MAX_ITEMS, SCHEMA_MAJOR, first_sequence, last_sequence
+from eyeline.v1 import detection_pb2
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Detections, Epoch
+
+# Room for what is not data: names, formats, model references, the edge model's objects; all bounded.
+ROOM_BYTES: Final = 65_536
+MAX_ITEMS_BYTES: Final = MAX_ENVELOPE_BYTES - ROOM_BYTES
+# Of an item, around its data: field numbers, lengths, sequence, times.
+_ITEM_BYTES: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CameraIdentity:
+    """What every envelope of a camera's run says."""
+
+    tenant: str
+    site: str
+    device: str
+    camera: str
+    epoch: Epoch
+    edge_model: detection_pb2.ModelRef | None = None
+    planned_for_model: detection_pb2.ModelRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time on the device's two clocks, in nanoseconds."""
+
+    monotonic_ns: int
+    wall_ns: int
+
+    def to_proto(self) -> pb.CaptureTime:
+        """As a protobuf message."""
+        return pb.CaptureTime(monotonic_ns=self.monotonic_ns, wall_ns=self.wall_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One frame's pixels. `edge`: what the edge model saw, None when it did not look."""
+
+    sequence: int
+    capture: Moment
+    chain_id: int
+    chain_index: int
+    gate_reason: GateReason
+    data: bytes
+    edge: Detections | None = None
+
+
+class EnvelopeBuilder:
+    """Collects items and says when an envelope is due. Pure: time comes in, envelopes come out.
+
+    batch_ms: access units wait at most so long for company; heartbeat_s: ranges do; max_bytes: of the items
+    of one envelope, at most `MAX_ITEMS_BYTES`.
+    """
+
+    def __init__(
+        self,
+        identity: CameraIdentity,
+        *,
+        batch_ms: float,
+        heartbeat_s: float,
+        max_bytes: int = MAX_ITEMS_BYTES,
+        max_items: int = MAX_ITEMS,
+    ) -> None:
+        self._identity = identity
+        self._batch_ns = int(batch_ms * 1e6)
+        self._heartbeat_ns = int(heartbeat_s * 1e9)
+        self._max_bytes = min(max_bytes, MAX_ITEMS_BYTES)
+        self._max_items = min(max_items, MAX_ITEMS)
+        self._ready: list[pb.FrameEnvelope] = []
+        self._previous = 0
+        self._last_sequence = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._items: list[pb.FrameItem] = []
+        self._bytes = 0
+        self._oldest_ns: int | None = None
+        self._oldest_unit_ns: int | None = None
+        self._format = pb.PictureFormat()
+        self._rung = ""
+
+    @property
+    def waiting(self) -> int:
+        """Number of items and envelopes not taken yet."""
+        return len(self._items) + len(self._ready)
+
+    def too_large(self, data: bytes) -> bool:
+        """Whether an access unit fits no envelope."""
+        return len(data) + _ITEM_BYTES > self._max_bytes
+
+    def add_unit(self, unit: Unit, picture_format: pb.PictureFormat, rung: str) -> None:
+        """Add a frame with pixels; raises ValueError when its data fits no envelope or its turn is wrong."""
+        if self.too_large(unit.data):
+            raise ValueError(f"access unit has {len(unit.data)} bytes, {self._max_bytes} fit an envelope")
+        message = pb.AccessUnit(
+            sequence=unit.sequence,
+            capture=unit.capture.to_proto(),
+            chain_id=unit.chain_id,
+            chain_index=unit.chain_index,
+            keyframe=unit.chain_index == 0,
+            gate_reason=unit.gate_reason.value,
+            data=unit.data,
+        )
+        if unit.edge is not None:
+            message.edge.CopyFrom(edge_answer(unit.edge))
+        size = message.ByteSize() + _ITEM_BYTES
+        # One format and one rung for all units of an envelope.
+        differs = self._oldest_unit_ns is not None and (picture_format != self._format or rung != self._rung)
+        self._append(
+            pb.FrameItem(access_unit=message),
+            (unit.sequence, unit.sequence),
+            size,
+            unit.capture,
+            differs=differs,
+        )
+        self._format, self._rung = picture_format, rung
+        if self._oldest_unit_ns is None:
+            self._oldest_unit_ns = unit.capture.monotonic_ns
+
+    def add_range(
+        self,
+        kind: pb.RangeKind.ValueType,
+        gate_reason: GateReason,
+        first: tuple[int, Moment],
+        last: tuple[int, Moment] | None = None,
+        *,
+        reason: str = "",
+    ) -> None:
+        """Add frames without pixels: `first` to `last` (sequence and time), merged with a like neighbour."""
+        last = last or first
+        open_range = self._items[-1].range if self._items and self._items[-1].HasField("range") else None
+        if (
+            open_range is not None
+            and (open_range.kind, open_range.gate_reason, open_range.reason)
+            == (kind, gate_reason.value, reason)
+            and first[0] == self._last_sequence + 1
+        ):
+            open_range.last_sequence = last[0]
+            open_range.last_capture.CopyFrom(last[1].to_proto())
+            self._last_sequence = last[0]
+            return
+        message = pb.FrameRange(
+            first_sequence=first[0],
+            last_sequence=last[0],
+            first_capture=first[1].to_proto(),
+            last_capture=last[1].to_proto(),
+            kind=kind,
+            gate_reason=gate_reason.value,
+            reason=reason,
+        )
+        self._append(pb.FrameItem(range=message), (first[0], last[0]), _ITEM_BYTES, first[1], differs=False)
+
+    def _append(
+        self, item: pb.FrameItem, span: tuple[int, int], size: int, capture: Moment, *, differs: bool
+    ) -> None:
+        first, last = span
+        if self._last_sequence and first != self._last_sequence + 1:
+            raise ValueError(f"frame {first} follows where {self._last_sequence + 1} should")
+        if differs or self._bytes + size > self._max_bytes or len(self._items) >= self._max_items:
+            self._seal()
+        self._items.append(item)
+        self._bytes += size
+        self._last_sequence = last
+        if self._oldest_ns is None:
+            self._oldest_ns = capture.monotonic_ns
+
+    def take(
+        self, now: Moment, clock: pb.ClockEstimate | None = None, traceparent: str = "", *, end: bool = False
+    ) -> list[pb.FrameEnvelope]:
+        """The envelopes that are due at `now`, oldest first; with `end`, everything."""
+        unit_due = (
+            self._oldest_unit_ns is not None and now.monotonic_ns - self._oldest_unit_ns >= self._batch_ns
+        )
+        beat_due = self._oldest_ns is not None and now.monotonic_ns - self._oldest_ns >= self._heartbeat_ns
+        if self._items and (unit_due or beat_due or end):
+            self._seal()
+        taken, self._ready = self._ready, []
+        for envelope in taken:
+            envelope.published.CopyFrom(now.to_proto())
+            envelope.traceparent = traceparent
+            if clock is not None:
+                envelope.clock.CopyFrom(clock)
+        return taken
+
+    def _seal(self) -> None:
+        who = self._identity
+        envelope = pb.FrameEnvelope(
+            schema_major=SCHEMA_MAJOR,
+            tenant=who.tenant,
+            site=who.site,
+            device=who.device,
+            camera=who.camera,
+            epoch=who.epoch.to_proto(),
+            items=self._items,
+            edge_model=who.edge_model,
+            planned_for_model=who.planned_for_model,
+            lane=pb.LANE_LIVE,
+            rung=self._rung,
+            previous_sequence=self._previous,
+        )
+        if self._oldest_unit_ns is not None:
+            envelope.format.CopyFrom(self._format)
+        self._previous = last_sequence(envelope)
+        self._ready.append(envelope)
+        self._clear()
+
+
+def edge_answer(detections: Detections) -> pb.EdgeAnswer:
+    """What the edge model saw, for the wire."""
+    return pb.EdgeAnswer(detections=detections.to_proto())
+
+
+def as_dropped(envelope: pb.FrameEnvelope, reason: str) -> pb.FrameEnvelope:
+    """The same frames answered as dropped: what is sent in place of an envelope that cannot be delivered."""
+    first, last = envelope.items[0], envelope.items[-1]
+    dropped = pb.FrameEnvelope()
+    dropped.CopyFrom(envelope)
+    del dropped.items[:]
+    dropped.ClearField("format")
+    span = pb.FrameRange(
+        first_sequence=first_sequence(envelope),
+        last_sequence=last_sequence(envelope),
+        first_capture=first.access_unit.capture
+        if first.HasField("access_unit")
+        else first.range.first_capture,
+        last_capture=last.access_unit.capture if last.HasField("access_unit") else last.range.last_capture,
+        kind=pb.RANGE_KIND_DROPPED,
+        reason=reason,
+    )
+    dropped.items.append(pb.FrameItem(range=span))
+    return dropped

@@ -1,0 +1,141 @@
+"""Delivery as one thing: spool, hub connection, claims, clock and forwarder, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from nats.aio.client import Client
+
+from edge_agent import clock
+from edge_agent.claim import Claims
+from edge_agent.clock import HubClock
+from edge_agent.config import AgentSettings
+from edge_agent.forward import Forwarder
+from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
+from edge_agent.link import Link
+from edge_agent.plan import LinkState
+from edge_agent.spool import Spool
+from eyeline import bus
+from eyeline.subjects import device_inbox
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Epoch
+
+_log = structlog.get_logger()
+
+_STATE_EVERY_S: Final = 0.1
+
+
+class Delivery:
+    """Takes envelopes and brings them to the hub, whatever happens to the link, the hub or this process."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self.settings = settings
+        self.spool = Spool(settings.spool, settings.state_dir)
+        self.keeper = Keeper(self.spool)
+        self.clock = HubClock()
+        self.hub = Link("hub", self._connect)
+        self.claims: Claims | None = None
+        self.forwarder: Forwarder | None = None
+        # Called, without arguments, when something changed that the status tells.
+        self.changed: Callable[[], None] = lambda: None
+        self._password = settings.hub.secret_password()
+        self._states: dict[str, LinkState] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open_spool(self) -> int:
+        """Start the spool; returns the highest epoch counter in it. Raises `ServerFailed`, `SpoolError`."""
+        await self.spool.start()
+        return self.spool.highest_epoch
+
+    def start(self, epoch: Epoch) -> None:
+        """Connect to the hub and forward, from now on."""
+        settings = self.settings
+        self.claims = Claims(
+            self.hub,
+            site=settings.site,
+            device=settings.device,
+            random_id=epoch.random_id,
+            cameras=[camera.name for camera in settings.cameras],
+            hub_now_ns=self.clock.hub_now_ns,
+            changed=self._tell,
+        )
+        self.forwarder = Forwarder(
+            self.spool,
+            self.keeper,
+            self.hub,
+            site=settings.site,
+            device=settings.device,
+            permission=self.claims,
+            state_dir=settings.state_dir,
+        )
+        for work in (
+            self.hub.run(),
+            self.claims.run(),
+            clock.follow(self.clock, self.hub),
+            self.forwarder.run(),
+            self.keeper.purge_aged(),
+            self._refresh_states(),
+        ):
+            self._tasks.append(asyncio.create_task(work))
+
+    async def _connect(self, changed: Any) -> Client:
+        settings = self.settings
+        return await bus.connect(
+            settings.hub.url if isinstance(settings.hub.url, str) else list(settings.hub.url),
+            name=f"{settings.site}.{settings.device}",
+            user=settings.hub.user,
+            password=self._password,
+            inbox_prefix=device_inbox(settings.site, settings.device),
+            on_change=changed,
+        )
+
+    def _tell(self) -> None:
+        self.changed()
+
+    async def watch(self) -> None:
+        """Returns only by raising what ended a part that never ends: a bug."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def publish(self, envelope: pb.FrameEnvelope) -> bool:
+        """Keep one envelope; see `Keeper.publish`."""
+        return await self.keeper.publish(envelope)
+
+    def link_state(self, camera: str) -> LinkState:
+        """What the plan needs to know; safe to call from any thread."""
+        state = self._states.get(camera, LinkState())
+        return dataclasses.replace(state, breaks=self.keeper.breaks(camera))
+
+    async def _refresh_states(self) -> None:
+        """Keep what `link_state` tells up to date; the spool's books belong to this thread."""
+        late_s = self.settings.spool.late_after_s
+        while True:
+            lost_at = self.hub.lost_at
+            # A chain goes on over a short cut, since the spool bridges it: no keyframe is spent on that.
+            connected = lost_at is None or time.monotonic() - lost_at < late_s
+            for camera in self.settings.cameras:
+                self._states[camera.name] = LinkState(
+                    connected=connected,
+                    backlog_s=self.spool.oldest_age_s(camera.name),
+                    # The keeper makes room by purging old chains: the plan eases off, but goes on sending.
+                    fill=min(self.spool.fill, PURGE_ABOVE_FILL),
+                )
+            await asyncio.sleep(_STATE_EVERY_S)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything kept is at the hub."""
+        return self.spool.messages == 0
+
+    async def stop(self) -> None:
+        """Stop forwarding, then the spool; what is not at the hub stays in it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.spool.stop()

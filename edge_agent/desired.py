@@ -1,0 +1,94 @@
+"""What the cloud wants of this device: its entry in the hub's DESIRED bucket, followed and remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from edge_agent.link import Link, Refused, Session
+from eyeline.errors import BusError
+from eyeline.subjects import DESIRED, desired_key
+from eyeline.v1 import device_pb2
+
+_log = structlog.get_logger()
+
+_EVERY_S: Final = 2.0
+_MOST_BYTES: Final = 1 << 20
+
+
+class Desired:
+    """The desired configuration in force. apply: called with it when it changes, None for the local one."""
+
+    def __init__(
+        self,
+        hub: Link,
+        *,
+        site: str,
+        device: str,
+        state_dir: Path,
+        apply: Callable[[device_pb2.DesiredConfig | None], None],
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._hub, self._apply, self._every_s = hub, apply, every_s
+        self._subject = f"$JS.API.DIRECT.GET.KV_{DESIRED}.$KV.{DESIRED}.{desired_key(site, device)}"
+        self._file = state_dir / "desired.bin"
+        self.revision = 0
+
+    def recall(self) -> None:
+        """Apply what an earlier run was told, so that a device without a link keeps to it."""
+        try:
+            config = device_pb2.DesiredConfig.FromString(self._file.read_bytes()[:_MOST_BYTES])
+        except (OSError, DecodeError):
+            return
+        self._use(config)
+
+    async def run(self) -> None:
+        """Follow the hub, for ever."""
+        while True:
+            session = await self._hub.ready()
+            try:
+                await self._ask(session)
+            except (BusError, DecodeError) as problem:
+                _log.debug("desired_unanswered", reason=str(problem))
+            await asyncio.sleep(self._every_s)
+
+    async def _ask(self, session: Session) -> None:
+        try:
+            answer = await session.request(self._subject, timeout_s=5)
+        except Refused:
+            return  # no such bucket yet
+        headers = answer.headers or {}
+        if "Nats-Sequence" not in headers:
+            if headers.get("Status") == "404" and self.revision:
+                self._forget()
+            return
+        revision = int(headers["Nats-Sequence"])
+        if revision == self.revision:
+            return
+        if headers.get("KV-Operation") in {"DEL", "PURGE"}:
+            self._forget()
+            return
+        config = device_pb2.DesiredConfig.FromString(answer.data[:_MOST_BYTES])
+        config.revision = revision
+        self._use(config)
+        try:
+            self._file.write_bytes(config.SerializeToString())
+        except OSError as problem:
+            _log.warning("desired_not_written", reason=problem.strerror)
+
+    def _use(self, config: device_pb2.DesiredConfig) -> None:
+        self.revision = config.revision
+        _log.info("desired_config", revision=config.revision, cameras=[it.camera for it in config.cameras])
+        self._apply(config)
+
+    def _forget(self) -> None:
+        if self.revision:
+            self.revision = 0
+            _log.info("desired_config", revision=0)
+            self._file.unlink(missing_ok=True)
+            self._apply(None)

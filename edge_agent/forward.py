@@ -1,0 +1,445 @@
+"""From the spool to the hub: in order within each camera's lane, live before backlog.
+
+One message of a camera's lane is under way at a time, so that one which fails cannot be overtaken; while it
+is, what follows is put into one larger message. So the rate is not bound by the round trip, and on a fast
+link every envelope still goes out at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from edge_agent.batch import as_dropped
+from edge_agent.epoch import read_json, write_atomically
+from edge_agent.errors import SpoolError
+from edge_agent.keep import Keeper
+from edge_agent.link import Ack, Link, Refused, Session, TooLarge
+from edge_agent.segments import CameraIndex, Segment
+from edge_agent.spool import Spool
+from eyeline.envelope import (
+    MAX_ENVELOPE_BYTES,
+    MAX_ITEMS,
+    first_sequence,
+    last_sequence,
+    message_id,
+)
+from eyeline.errors import BusError
+from eyeline.subjects import FRAMES, frame_subject
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Epoch
+
+_log = structlog.get_logger()
+
+_ACK_TIMEOUT_S: Final = 5.0
+_FIRST_RETRY_S: Final = 0.1
+_LONGEST_RETRY_S: Final = 5.0
+_POLL_S: Final = 0.25
+# A backlog message grows while it is acknowledged quickly, and shrinks when it holds the link for long.
+_SMALLEST_BATCH_BYTES: Final = 16 << 10
+_LARGEST_BATCH_BYTES: Final = 512 << 10
+_QUICK_S: Final = 0.1
+_SLOW_S: Final = 0.4
+# The backlog lets waiting live messages pass, but not for ever.
+_YIELD_S: Final = 0.2
+# New chains for a link that is too slow are asked for at most so often.
+_CHAIN_EVERY_S: Final = 5.0
+
+
+class Permission(Protocol):
+    """Who says whether a camera may be published now."""
+
+    def may_publish(self, camera: str) -> bool:
+        """Whether this device holds the camera's claim."""
+
+
+@dataclass(slots=True)
+class _Camera:
+    index: CameraIndex
+    # Last sequence that the hub has, per lane and epoch.
+    reached: dict[tuple[int, Epoch], int] = field(default_factory=dict)
+    asked_chain_s: float = -1e9
+    asked_for_outage: bool = False
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    lanes: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What is under way: spooled messages as one envelope."""
+
+    payload: bytes
+    message_id: str
+    parts: list[tuple[int, bytes]]
+    lane: pb.Lane.ValueType
+    epoch: Epoch
+    last: int
+    envelope: pb.FrameEnvelope
+
+
+class Forwarder:
+    """Forwards every camera's spooled envelopes to the hub and removes what the hub acknowledged."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        keeper: Keeper,
+        hub: Link,
+        *,
+        site: str,
+        device: str,
+        permission: Permission,
+        state_dir: Path,
+    ) -> None:
+        self._spool, self._keeper, self._hub = spool, keeper, hub
+        self._site, self._device = site, device
+        self._permission = permission
+        self._order = spool.settings.order
+        self._late_s = spool.settings.late_after_s
+        self._cameras: dict[str, _Camera] = {}
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._live_waiting: set[str] = set()
+        self._live_clear = asyncio.Event()
+        self._live_clear.set()
+        self._backlog_turn = asyncio.Lock()
+        self._batch_bytes = 64 << 10
+        self._pins_file = state_dir / "backlog-chains.json"
+        self._pins: dict[str, list[str]] = {}
+        # One line for the status; empty while the hub takes everything.
+        self.problem = ""
+        self.too_large: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        """Forward for ever."""
+        self._read_pins()
+        try:
+            while True:
+                for camera in self._spool.cameras:
+                    if camera not in self._tasks:
+                        self._start(camera)
+                async with self._keeper.added:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(1):
+                            await self._keeper.added.wait()
+                for tasks in self._tasks.values():
+                    for task in tasks:
+                        if task.done():
+                            task.result()
+        finally:
+            tasks = [task for found in self._tasks.values() for task in found]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, camera: str) -> None:
+        state = self._cameras[camera] = _Camera(self._spool.index(camera))
+        for segment in state.index.segments:
+            # From an earlier run: the rest of a chain goes where its start went.
+            if not segment.whole:
+                pinned = _pin(segment) in self._pins.get(camera, [])
+                state.index.assign(segment, pb.LANE_BACKLOG if pinned else pb.LANE_LIVE)
+        self._tasks[camera] = [
+            asyncio.create_task(self._forward_live(camera, state)),
+            asyncio.create_task(self._forward_backlog(camera, state)),
+        ]
+
+    @property
+    def idle(self) -> bool:
+        """Whether the hub has everything."""
+        return self._spool.messages == 0
+
+    def sent(self, camera: str) -> tuple[int, int]:
+        """Messages and bytes that the hub took from this camera, since start."""
+        state = self._cameras.get(camera)
+        return (state.sent_messages, state.sent_bytes) if state is not None else (0, 0)
+
+    # Choosing
+
+    async def _forward_live(self, camera: str, state: _Camera) -> None:
+        while True:
+            session = self._hub.session
+            if session is None:
+                self._shorten_straddling(state)
+            segment = None
+            if session is not None and self._permission.may_publish(camera):
+                segment = await self._next_live(state)
+            if segment is None or session is None:
+                self._set_live_waiting(camera, waiting=False)
+                await self._wait_for_work()
+                continue
+            self._set_live_waiting(camera, waiting=True)
+            await self._send_next(camera, state, segment, 1 << 18)
+
+    def _set_live_waiting(self, camera: str, *, waiting: bool) -> None:
+        (self._live_waiting.add if waiting else self._live_waiting.discard)(camera)
+        if self._live_waiting:
+            self._live_clear.clear()
+        else:
+            self._live_clear.set()
+
+    async def _wait_for_work(self) -> None:
+        async with self._keeper.added:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await self._keeper.added.wait()
+
+    def _shorten_straddling(self, state: _Camera) -> None:
+        """In an outage, end the chain whose start is at the hub: its rest has to stay in the live lane."""
+        lost_at = self._hub.lost_at
+        now = time.monotonic()
+        last = state.index.segments[-1] if state.index.segments else None
+        if (
+            lost_at is not None
+            and now - lost_at > self._late_s
+            and last is not None
+            and last.lane == pb.LANE_LIVE
+        ):
+            self._ask_chain(state, now)
+
+    def _ask_chain(self, state: _Camera, now: float) -> None:
+        if now - state.asked_chain_s >= _CHAIN_EVERY_S:
+            state.asked_chain_s = now
+            self._keeper.break_chain(state.index.camera)
+
+    async def _next_live(self, state: _Camera) -> Segment | None:
+        """The segment to send next in the live lane; late ones are moved to the backlog on the way."""
+        now = time.monotonic()
+        backlog_waits = False
+        for segment in state.index.waiting():
+            if segment.lane == pb.LANE_UNSPECIFIED and not segment.whole:
+                state.index.assign(segment, state.index.lane_of_chain(segment) or pb.LANE_LIVE)
+            late = now - segment.stored_s > self._late_s
+            if segment.lane == pb.LANE_LIVE:
+                if late:
+                    # Its end is the soonest that the live picture can come first again.
+                    self._ask_chain(state, now)
+                return segment
+            if segment.lane == pb.LANE_UNSPECIFIED:
+                waits_behind = backlog_waits and self._order == "backlog-first"
+                if not late and not waits_behind:
+                    state.index.assign(segment, pb.LANE_LIVE)
+                    return segment
+                if not late:
+                    return None
+                await self._move_to_backlog(state, segment)
+            backlog_waits = backlog_waits or segment.lane == pb.LANE_BACKLOG
+        last = state.index.segments[-1] if state.index.segments else None
+        if last is not None and last.lane == pb.LANE_BACKLOG and last.chain is not None:
+            # The chain that is still growing is late as a whole: the live picture needs a new one.
+            self._ask_chain(state, now)
+        return None
+
+    async def _move_to_backlog(self, state: _Camera, segment: Segment) -> None:
+        if self._order == "live-only":
+            await self._keeper.purge(state.index, segment, "live_only")
+            return
+        state.index.assign(segment, pb.LANE_BACKLOG)
+
+    async def _forward_backlog(self, camera: str, state: _Camera) -> None:
+        while True:
+            reports = self._spool.reports.get(camera, [])
+            segment = next((found for found in state.index.waiting() if found.lane == pb.LANE_BACKLOG), None)
+            nothing = segment is None and not reports
+            if nothing or self._hub.session is None or not self._permission.may_publish(camera):
+                await self._wait_for_work()
+                continue
+            async with self._backlog_turn:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_YIELD_S):
+                        await self._live_clear.wait()
+                started = time.monotonic()
+                if reports:
+                    await self._send_report(camera, state, *reports[0])
+                    continue
+                if segment is None or not segment.pending:
+                    continue
+                if not await self._send_next(camera, state, segment, self._batch_bytes):
+                    continue
+                took = time.monotonic() - started
+            if took < _QUICK_S:
+                self._batch_bytes = min(self._batch_bytes * 2, _LARGEST_BATCH_BYTES)
+            elif took > _SLOW_S:
+                self._batch_bytes = max(self._batch_bytes // 2, _SMALLEST_BATCH_BYTES)
+
+    # Sending
+
+    async def _send_next(self, camera: str, state: _Camera, segment: Segment, max_bytes: int) -> bool:
+        """Send the next messages of a segment as one; false when they are still in the spool."""
+        segment.busy = True
+        try:
+            parts = await self._spool.read(camera, segment, max_bytes=max_bytes)
+            if not parts:
+                _log.error("spool_messages_gone", camera=camera, messages=segment.messages)
+                state.index.discard(segment)
+                return False
+            if segment.lane == pb.LANE_BACKLOG:
+                self._pin(camera, segment)
+            message = self._join(state, segment, parts)
+            ack = await self._until_stored(camera, message)
+            if ack is None:
+                return False
+            state.reached[message.lane, message.epoch] = message.last
+            self._forget_epochs(state)
+            state.sent_messages += 1
+            state.sent_bytes += len(message.payload)
+            self._spool.acknowledged(camera, segment, message.parts, message.last)
+        except (BusError, SpoolError) as problem:
+            # The spool's broker is away; it says so itself.
+            _log.debug("spool_read_failed", reason=str(problem))
+            await asyncio.sleep(_FIRST_RETRY_S)
+            return False
+        finally:
+            segment.busy = False
+        return True
+
+    def _join(self, state: _Camera, segment: Segment, parts: list[tuple[int, bytes]]) -> _Message:
+        """As many of these messages as fit one envelope, in the segment's lane."""
+        envelope = pb.FrameEnvelope.FromString(parts[0][1])
+        original = (envelope.lane, envelope.previous_sequence)
+        epoch = Epoch.from_proto(envelope.epoch)
+        used = 1
+        size = len(parts[0][1])
+        for _, data in parts[1:]:
+            following = pb.FrameEnvelope.FromString(data)
+            size += len(data)
+            if size > MAX_ENVELOPE_BYTES or not _joins(envelope, following):
+                break
+            if not envelope.HasField("format") and following.HasField("format"):
+                envelope.format.CopyFrom(following.format)
+                envelope.rung = following.rung
+            envelope.items.extend(following.items)
+            envelope.clock.CopyFrom(following.clock)
+            used += 1
+        envelope.lane = segment.lane
+        reached = state.reached.get((segment.lane, epoch))
+        if reached is not None:
+            # At most the frame before: a gap in the lane is a loss only when we say so.
+            envelope.previous_sequence = min(reached, first_sequence(envelope) - 1)
+        elif segment.whole:
+            envelope.previous_sequence = 0
+        if used == 1 and (envelope.lane, envelope.previous_sequence) == original:
+            payload = parts[0][1]
+        else:
+            payload = envelope.SerializeToString()
+        name = message_id(envelope)
+        if segment.lane == pb.LANE_BACKLOG:
+            # A chain that was begun in the live lane before a crash must arrive here with its keyframe.
+            name += ".backlog"
+        return _Message(payload, name, parts[:used], segment.lane, epoch, last_sequence(envelope), envelope)
+
+    async def _send_report(
+        self, camera: str, state: _Camera, sequence: int, report: pb.FrameEnvelope
+    ) -> None:
+        """Send a report of lost frames in the backlog lane."""
+        envelope, epoch = pb.FrameEnvelope(), Epoch.from_proto(report.epoch)
+        envelope.CopyFrom(report)
+        envelope.lane = pb.LANE_BACKLOG
+        reached = state.reached.get((pb.LANE_BACKLOG, epoch), 0)
+        envelope.previous_sequence = min(reached, first_sequence(envelope) - 1)
+        last = last_sequence(envelope)
+        message = _Message(
+            envelope.SerializeToString(),
+            f"{message_id(envelope)}.lost",
+            [],
+            pb.LANE_BACKLOG,
+            epoch,
+            last,
+            envelope,
+        )
+        if await self._until_stored(camera, message) is None:
+            return
+        state.reached[pb.LANE_BACKLOG, epoch] = max(reached, last)
+        self._spool.report_acknowledged(camera, sequence)
+
+    async def _until_stored(self, camera: str, message: _Message) -> Ack | None:
+        """Publish again and again until the hub has it; None when the claim was lost meanwhile."""
+        delay = _FIRST_RETRY_S
+        payload, name = message.payload, message.message_id
+        while True:
+            session = await self._hub.ready()
+            if not self._permission.may_publish(camera):
+                return None
+            try:
+                ack = await self._store(session, camera, payload, name)
+            except TooLarge as problem:
+                frames = message.last - first_sequence(message.envelope) + 1
+                if name.endswith(".too_large"):
+                    raise BusError(str(problem)) from None
+                self.too_large[camera] += frames
+                _log.error("message_set_aside", camera=camera, reason="too_large", problem=str(problem))
+                payload = as_dropped(message.envelope, "too_large").SerializeToString()
+                name += ".too_large"
+                continue
+            except BusError as problem:
+                self._say(str(problem) if isinstance(problem, Refused) or not session.closed.is_set() else "")
+                if not session.closed.is_set():
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, _LONGEST_RETRY_S)
+                continue
+            self._say("")
+            return ack
+
+    async def _store(self, session: Session, camera: str, payload: bytes, name: str) -> Ack:
+        subject = frame_subject(self._site, self._device, camera)
+        headers = {"Nats-Msg-Id": name, "Nats-Expected-Stream": FRAMES}
+        return await session.store(subject, payload, headers=headers, timeout_s=_ACK_TIMEOUT_S)
+
+    def _say(self, problem: str) -> None:
+        if problem and not self.problem:
+            _log.warning("hub_refuses", reason=problem, kept="in the spool")
+        elif self.problem and not problem:
+            _log.info("hub_takes_again")
+        self.problem = problem
+
+    def _forget_epochs(self, state: _Camera) -> None:
+        while len(state.reached) > 16:
+            del state.reached[next(iter(state.reached))]
+
+    # Chains in the backlog lane, kept across restarts
+
+    def _read_pins(self) -> None:
+        found = read_json(self._pins_file)
+        if isinstance(found, dict):
+            self._pins = {
+                str(key): [str(pin) for pin in pins] for key, pins in found.items() if isinstance(pins, list)
+            }
+
+    def _pin(self, camera: str, segment: Segment) -> None:
+        """Remember that this chain's start went into the backlog lane."""
+        pin = _pin(segment)
+        if segment.chain is None or pin in self._pins.get(camera, []):
+            return
+        self._pins[camera] = [*self._pins.get(camera, [])[-3:], pin]
+        try:
+            write_atomically(self._pins_file, self._pins)
+        except OSError as problem:
+            _log.warning("pins_not_written", reason=problem.strerror)
+
+
+def _pin(segment: Segment) -> str:
+    return f"{segment.epoch.counter}.{segment.epoch.random_id.hex()}.{segment.chain}"
+
+
+def _joins(envelope: pb.FrameEnvelope, following: pb.FrameEnvelope) -> bool:
+    """Whether the second continues the first without a gap and can share its fields."""
+    same_format = (
+        not envelope.HasField("format")
+        or not following.HasField("format")
+        or (envelope.format == following.format and envelope.rung == following.rung)
+    )
+    return (
+        same_format
+        and last_sequence(envelope) + 1 == first_sequence(following)
+        and envelope.epoch == following.epoch
+        and envelope.edge_model == following.edge_model
+        and envelope.planned_for_model == following.planned_for_model
+        and len(envelope.items) + len(following.items) <= MAX_ITEMS
+    )

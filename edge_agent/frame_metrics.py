@@ -1,0 +1,51 @@
+"""What the frame path counts, for `/metrics`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from prometheus_client import Counter
+
+STAGE_CPU: Final = Counter(
+    "eyeline_edge_stage_cpu_seconds",
+    "CPU time of the frame path by stage, in seconds, all cameras; a model's own extra threads not included.",
+    ["stage"],
+)
+FRAMES: Final = Counter(
+    "eyeline_edge_frames",
+    "Captured frames by what became of them: sent (with pixels), idle, skipped or dropped.",
+    ["camera", "outcome"],
+)
+DROPPED: Final = Counter(
+    "eyeline_edge_frames_dropped", "Captured frames answered as dropped, by reason.", ["camera", "reason"]
+)
+CHAINS: Final = Counter(
+    "eyeline_edge_chains", "Chains started (keyframes sent), by why they were.", ["camera", "reason"]
+)
+PUBLISHED_BYTES: Final = Counter(
+    "eyeline_edge_published_bytes", "Bytes of envelopes that the spool took.", ["camera"]
+)
+
+STAGES: Final = ("gate", "plan", "detect", "encode", "batch", "publish")
+
+
+class StageClock:
+    """Adds up the calling thread's CPU time by stage, in nanoseconds, and exports it."""
+
+    def __init__(self) -> None:
+        self.spent_ns = dict.fromkeys(STAGES, 0)
+        self._counters = {stage: STAGE_CPU.labels(stage) for stage in STAGES}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what runs inside."""
+        start_ns = time.thread_time_ns()
+        try:
+            yield
+        finally:
+            spent_ns = time.thread_time_ns() - start_ns
+            self.spent_ns[name] += spent_ns
+            self._counters[name].inc(spent_ns / 1e9)

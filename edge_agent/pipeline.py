@@ -1,0 +1,385 @@
+"""One camera, one thread: capture, gate, plan, detect, encode, batch, and hand over to delivery.
+
+Every frame that the source presented is answered by exactly one item of one envelope, whatever fails:
+pixels, idle, skipped, or dropped with a reason. Frames are dropped before the encoder, never after it, and a
+chain that lost a frame is not continued.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+import cv2
+import structlog
+
+from edge_agent.batch import CameraIdentity, EnvelopeBuilder, Moment, Unit
+from edge_agent.config import AgentSettings
+from edge_agent.encode import Encoder, fits, open_encoder
+from edge_agent.frame import Frame
+from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, StageClock
+from edge_agent.gate import Gate, GateDecision, GateReason
+from edge_agent.handoff import Dropped
+from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner, Rung
+from eyeline.v1 import device_pb2
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Detections
+
+_log = structlog.get_logger()
+
+_READ_TIMEOUT_S: Final = 0.1
+# While delivery takes nothing, items merge; from so many on, every frame becomes part of one dropped range.
+_MOST_WAITING: Final = 500
+_FIRST_RETRY_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 60.0
+_RANGE_KINDS: Final = {Action.IDLE: pb.RANGE_KIND_IDLE, Action.SKIP: pb.RANGE_KIND_SKIPPED}
+
+
+class Source(Protocol):
+    """What the pipeline needs of capture."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no frame will come any more, and all were read."""
+        ...
+
+    def read(self, timeout_s: float) -> Frame | Dropped | None:
+        """The next frame, or frames that capture had to drop; None when the time is up."""
+        ...
+
+
+class EdgeDetector(Protocol):
+    """What the pipeline needs of the edge model."""
+
+    def detect(self, frame: Frame) -> Detections:
+        """Objects in source pixels."""
+        ...
+
+
+class Sink(Protocol):
+    """What the pipeline sees of delivery. Neither call blocks."""
+
+    def ready(self) -> bool:
+        """Whether another envelope is welcome."""
+        ...
+
+    def offer(self, envelope: pb.FrameEnvelope) -> None:
+        """Hand over; only after `ready()` said yes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of a camera's frames so far."""
+
+    captured: int
+    sent: int
+    idle: int
+    skipped: int
+    dropped: Mapping[str, int]
+    chains: int
+    last_sequence: int
+    rung: str
+    size: tuple[int, int]
+    capture_fps: float
+    stage_cpu_ns: Mapping[str, int]
+
+
+class CameraPipeline:
+    """Runs one camera. `run` and `step` belong to one thread; every other method may be called from any."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: CameraIdentity,
+        source: Source,
+        sink: Sink,
+        *,
+        detector: EdgeDetector | None = None,
+        link: Callable[[], LinkState] = LinkState,
+        clock: Callable[[], pb.ClockEstimate | None] = lambda: None,
+        now: Callable[[], Moment] = lambda: Moment(time.monotonic_ns(), time.time_ns()),
+        traceparent: Callable[[], str] = lambda: "",
+        encoders: Callable[[Rung, Any], Encoder] = open_encoder,
+    ) -> None:
+        self.camera = identity.camera
+        self._source = source
+        self._sink = sink
+        self._detector = detector
+        self._link = link
+        self._clock = clock
+        self._now = now
+        self._traceparent = traceparent
+        self._open_encoder = encoders
+        self._gate = Gate(settings.gate)
+        detect = (
+            settings.detect if detector is not None else settings.detect.model_copy(update={"enabled": False})
+        )
+        self._planner = Planner(settings.encode, detect)
+        self._builder = EnvelopeBuilder(
+            identity, batch_ms=settings.encode.batch_ms, heartbeat_s=settings.heartbeat_s
+        )
+        self._leaving: deque[pb.FrameEnvelope] = deque()
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._encoder: Encoder | None = None
+        self._rung: Rung | None = None
+        self._chain_id = 0
+        self._chain_index = 0
+        self._gate_health = _Health("gate", self.camera)
+        self._detector_health = _Health("detector", self.camera)
+        self._encoder_health = _Health("encoder", self.camera)
+        self._stages = StageClock()
+        self._outcomes = dict.fromkeys(("sent", "idle", "skipped", "dropped"), 0)
+        self._outcome_counters = {name: FRAMES.labels(self.camera, name) for name in self._outcomes}
+        self._dropped: dict[str, int] = {}
+        self._chains = 0
+        self._next_sequence = 1
+        self._size = (0, 0)
+        self._interval_s = 0.0
+        self._last_ns = 0
+
+    def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
+        """Follow what the cloud asks for, from the next frame on; None goes back to the settings."""
+        self._requests.put(lambda: self._planner.desire(desired))
+
+    def demand_keyframe(self) -> None:
+        """Start a new chain with the next frame: a decoder lost its state."""
+        self._requests.put(self._planner.demand_keyframe)
+
+    def counts(self) -> Counts:
+        """What happened so far."""
+        return Counts(
+            captured=self._next_sequence - 1,
+            sent=self._outcomes["sent"],
+            idle=self._outcomes["idle"],
+            skipped=self._outcomes["skipped"],
+            dropped=MappingProxyType(dict(self._dropped)),
+            chains=self._chains,
+            last_sequence=self._next_sequence - 1,
+            rung=self._planner.rung.name,
+            size=self._size,
+            capture_fps=1 / self._interval_s if self._interval_s > 0 else 0.0,
+            stage_cpu_ns=MappingProxyType(dict(self._stages.spent_ns)),
+        )
+
+    def run(self, stop: threading.Event, *, flush_timeout_s: float = 10.0) -> None:
+        """Work until the source ended, or `stop` is set and its queue is empty; then hand over the rest."""
+        # Each camera has its thread; OpenCV's own pool would only make them wait for each other.
+        cv2.setNumThreads(1)
+        while not self._source.ended and (self.step(_READ_TIMEOUT_S) or not stop.is_set()):
+            pass
+        self.close(flush_timeout_s)
+
+    def step(self, timeout_s: float) -> bool:
+        """Take one item of the source through all stages; false when none came in time."""
+        while not self._requests.empty():
+            self._requests.get()()
+        item = self._source.read(timeout_s)
+        if isinstance(item, Frame):
+            if self._in_turn(item.sequence, Moment(item.monotonic_ns, item.wall_ns)):
+                self._next_sequence = item.sequence + 1
+                self._frame(item)
+        elif item is not None:
+            self._capture_dropped(item)
+        self._hand_over(end=False)
+        return item is not None
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Hand over what is left, waiting for delivery at most so long; frees the encoder."""
+        deadline = time.monotonic() + timeout_s
+        self._hand_over(end=True)
+        while self._leaving and time.monotonic() < deadline:
+            time.sleep(0.01)
+            self._hand_over(end=True)
+        if self._leaving:
+            _log.warning("envelopes_left", camera=self.camera, envelopes=len(self._leaving))
+        self._close_encoder()
+
+    def _frame(self, frame: Frame) -> None:
+        self._size = frame.size
+        self._measure(frame.monotonic_ns)
+        moment = Moment(frame.monotonic_ns, frame.wall_ns)
+        with self._stages.stage("gate"):
+            gate = self._look(frame)
+        overloaded = bool(self._leaving) or not self._sink.ready()
+        if overloaded and self._builder.waiting >= _MOST_WAITING:
+            self._planner.broken()
+            self._drop("overload", frame.sequence, moment)
+            return
+        with self._stages.stage("plan"):
+            link = dataclasses.replace(self._link(), overloaded=overloaded)
+            decision = self._planner.decide(gate, frame.monotonic_ns, link, opened=frame.opened)
+        if decision.action is Action.SEND:
+            self._send(frame, moment, gate, decision)
+        elif decision.action is Action.DROP:
+            self._drop(decision.reason, frame.sequence, moment)
+        else:
+            with self._stages.stage("batch"):
+                kind = _RANGE_KINDS[decision.action]
+                self._builder.add_range(kind, gate.reason, (frame.sequence, moment))
+            self._count("idle" if decision.action is Action.IDLE else "skipped")
+
+    def _look(self, frame: Frame) -> GateDecision:
+        try:
+            if frame.opened:
+                self._gate.reset()
+            decision = self._gate.look(frame.gate_luma(), frame.monotonic_ns)
+        except Exception as problem:  # noqa: BLE001  # a camera's odd picture must stop no other camera
+            self._gate_health.failed(problem, frame.monotonic_ns)
+            self._gate.reset()
+            return GateDecision(open=True, reason=GateReason.OFF)
+        self._gate_health.worked()
+        return decision
+
+    def _send(self, frame: Frame, moment: Moment, gate: GateDecision, decision: Decision) -> None:
+        if not self._encoder_health.due(frame.monotonic_ns):
+            self._planner.broken()
+            self._drop("encoder_failed", frame.sequence, moment)
+            return
+        edge = self._detect(frame) if decision.look else None
+        with self._stages.stage("encode"):
+            data, started = self._encode(frame, decision)
+        if not data:
+            self._planner.broken()
+            self._drop("encoder_failed", frame.sequence, moment)
+            return
+        if self._builder.too_large(data):
+            self._planner.broken()
+            self._drop("frame_too_large", frame.sequence, moment)
+            return
+        if started is not None:
+            self._chains += 1
+            CHAINS.labels(self.camera, started.value).inc()
+        unit = Unit(frame.sequence, moment, self._chain_id, self._chain_index, gate.reason, data, edge)
+        assert self._encoder is not None  # noqa: S101  # it just made the data
+        with self._stages.stage("batch"):
+            self._builder.add_unit(unit, self._encoder.picture_format, decision.rung.name)
+        self._count("sent")
+
+    def _encode(self, frame: Frame, decision: Decision) -> tuple[bytes, ChainReason | None]:
+        """The access unit, and why it starts a chain if it does; empty when the encoder failed."""
+        chain = decision.chain
+        try:
+            encoder = self._encoder
+            same = self._rung is not None and self._rung.same_stream(decision.rung)
+            if encoder is None or not same or not fits(encoder, frame.picture):
+                self._close_encoder()
+                encoder = self._open_encoder(decision.rung, frame.picture)
+                self._encoder, self._rung = encoder, decision.rung
+                chain = chain or ChainReason.LOST
+            data = encoder.encode(frame.picture, keyframe=chain is not None)
+        except Exception as problem:  # noqa: BLE001  # codecs raise much; it must stop no other camera
+            self._encoder_health.failed(problem, frame.monotonic_ns)
+            self._close_encoder()
+            return b"", None
+        self._encoder_health.worked()
+        if chain is None:
+            self._chain_index += 1
+        else:
+            self._chain_id += 1
+            self._chain_index = 0
+        return data, chain
+
+    def _detect(self, frame: Frame) -> Detections | None:
+        """What the edge model sees; None when it fails, since the pixels go to the cloud all the same."""
+        if self._detector is None or not self._detector_health.due(frame.monotonic_ns):
+            return None
+        with self._stages.stage("detect"):
+            try:
+                found = self._detector.detect(frame)
+            except Exception as problem:  # noqa: BLE001  # a model runtime's failure must stop no camera
+                self._detector_health.failed(problem, frame.monotonic_ns)
+                return None
+        self._detector_health.worked()
+        return found
+
+    def _capture_dropped(self, item: Dropped) -> None:
+        first = (item.first, Moment(item.first_capture.monotonic_ns, item.first_capture.wall_ns))
+        last = (item.last, Moment(item.last_capture.monotonic_ns, item.last_capture.wall_ns))
+        if not self._in_turn(*first):
+            return
+        self._next_sequence = last[0] + 1
+        self._planner.missed()
+        self._drop_range(item.reason, first, last)
+
+    def _in_turn(self, sequence: int, moment: Moment) -> bool:
+        """Whether the source goes on where it was; answers what it left out, and refuses what it repeats."""
+        if sequence < self._next_sequence:
+            _log.error("frame_repeated", camera=self.camera, sequence=sequence, expected=self._next_sequence)
+            return False
+        if sequence > self._next_sequence:
+            _log.error("frames_missing", camera=self.camera, sequence=sequence, expected=self._next_sequence)
+            self._drop_range("capture_gap", (self._next_sequence, moment), (sequence - 1, moment))
+            self._planner.missed()
+        return True
+
+    def _drop(self, reason: str, sequence: int, moment: Moment) -> None:
+        self._drop_range(reason, (sequence, moment), (sequence, moment))
+
+    def _drop_range(self, reason: str, first: tuple[int, Moment], last: tuple[int, Moment]) -> None:
+        frames = last[0] - first[0] + 1
+        with self._stages.stage("batch"):
+            self._builder.add_range(pb.RANGE_KIND_DROPPED, GateReason.OFF, first, last, reason=reason)
+        if reason not in self._dropped:
+            _log.warning("frames_dropped", camera=self.camera, reason=reason, sequence=first[0])
+        self._dropped[reason] = self._dropped.get(reason, 0) + frames
+        DROPPED.labels(self.camera, reason).inc(frames)
+        self._count("dropped", frames)
+
+    def _count(self, outcome: str, frames: int = 1) -> None:
+        self._outcomes[outcome] += frames
+        self._outcome_counters[outcome].inc(frames)
+
+    def _hand_over(self, *, end: bool) -> None:
+        with self._stages.stage("publish"):
+            while True:
+                if not self._leaving:
+                    self._leaving.extend(
+                        self._builder.take(self._now(), self._clock(), self._traceparent(), end=end)
+                    )
+                if not self._leaving or not self._sink.ready():
+                    return
+                self._sink.offer(self._leaving.popleft())
+
+    def _measure(self, now_ns: int) -> None:
+        step_s = (now_ns - self._last_ns) / 1e9
+        if self._last_ns and 0 < step_s < 10:
+            self._interval_s += (step_s - self._interval_s) * (0.1 if self._interval_s else 1.0)
+        self._last_ns = now_ns
+
+    def _close_encoder(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+        self._encoder = self._rung = None
+
+
+class _Health:
+    """Whether a stage works: says so once a change, and spaces attempts out while it does not."""
+
+    def __init__(self, stage: str, camera: str) -> None:
+        self._stage = stage
+        self._camera = camera
+        self._failures = 0
+        self._retry_ns = 0
+
+    def due(self, now_ns: int) -> bool:
+        return self._failures == 0 or now_ns >= self._retry_ns
+
+    def failed(self, problem: Exception, now_ns: int) -> None:
+        if self._failures == 0:
+            _log.error(f"{self._stage}_failed", camera=self._camera, reason=f"{problem}"[:300])
+        wait_s = min(_FIRST_RETRY_S * 2 ** min(self._failures, 10), _LONGEST_RETRY_S)
+        self._failures += 1
+        self._retry_ns = now_ns + int(wait_s * 1e9)
+
+    def worked(self) -> None:
+        if self._failures:
+            _log.info(f"{self._stage}_recovered", camera=self._camera, failures=self._failures)
+            self._failures = 0

@@ -1,0 +1,274 @@
+"""The plan: what happens to each frame, as plain decisions; no pixels, no I/O, no clock of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal
+
+from edge_agent.config import DetectSettings, EncodeSettings
+from edge_agent.gate import GateDecision, GateReason
+from eyeline.v1 import device_pb2
+
+StillCodec = Literal["jpeg", "webp"]
+Codec = Literal["h264", "hevc", "jpeg", "webp"]
+
+# After a pause of 1 to 60 s, an intra-coded picture costs 14 to 20 times the inter-coded one that continues
+# the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no keyframe.
+# A chain that was idle for so long is ended all the same, because the hub keeps the log of every open chain.
+NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
+
+# Between these fills of the spool the frame rate falls, down to this share of the rung's.
+_EASE_FROM: Final = 0.5
+_FULL: Final = 0.95
+_LOWEST_SHARE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the ladder: what pixels look like when they are sent.
+
+    width_px: longer side of the coded picture; crf: of inter-coded video; quality: of stills, 1 to 100;
+    max_fps: frames with pixels a second.
+    """
+
+    codec: Codec
+    width_px: int
+    crf: int
+    quality: int
+    max_fps: float
+
+    @classmethod
+    def of(cls, settings: EncodeSettings, desired: device_pb2.DesiredCamera | None = None) -> Rung:
+        """The rung that the settings name, with what the cloud asks for put over them.
+
+        Desired values outside the settings' own bounds are brought to the nearest bound.
+        """
+        rung = cls(settings.codec, settings.width_px, settings.crf, settings.quality, settings.max_fps)
+        if desired is None:
+            return rung
+        if desired.HasField("max_fps"):
+            rung = dataclasses.replace(rung, max_fps=min(max(desired.max_fps, 0.01), 240.0))
+        if desired.HasField("crf"):
+            rung = dataclasses.replace(rung, crf=min(desired.crf, 51))
+        if desired.HasField("width_px"):
+            rung = dataclasses.replace(rung, width_px=min(max(desired.width_px, 64), 4096))
+        return rung
+
+    @property
+    def is_still(self) -> bool:
+        """Whether every picture stands alone."""
+        return self.codec in {"jpeg", "webp"}
+
+    @property
+    def name(self) -> str:
+        """For display: `h264 416px crf28 5fps`."""
+        grade = f"q{self.quality}" if self.is_still else f"crf{self.crf}"
+        return f"{self.codec} {self.width_px}px {grade} {self.max_fps:g}fps"
+
+    def same_stream(self, other: Rung) -> bool:
+        """Whether a chain can go on from one to the other: they differ in frame rate at most."""
+        return dataclasses.replace(self, max_fps=other.max_fps) == other
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What delivery says about itself.
+
+    backlog_s: age of the oldest message that the hub does not have; fill: of the spool, 0 to 1; breaks:
+    counts up whenever the live lane stops being consecutive (messages moved to the backlog lane, or purged);
+    overloaded: delivery takes no further message for now.
+    """
+
+    connected: bool = True
+    backlog_s: float = 0.0
+    fill: float = 0.0
+    breaks: int = 0
+    overloaded: bool = False
+
+
+class Action(Enum):
+    """What happens to a frame."""
+
+    SEND = "send"
+    SKIP = "skip"
+    IDLE = "idle"
+    DROP = "drop"
+
+
+class ChainReason(Enum):
+    """Why a chain starts."""
+
+    FIRST = "first"
+    STILL = "still"
+    REOPENED = "reopened"
+    IDLE = "idle"
+    RECONNECT = "reconnect"
+    LANE = "lane"
+    RUNG = "rung"
+    DEMAND = "demand"
+    FRAMES = "frames"
+    AGE = "age"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one frame.
+
+    reason: of DROP, a snake_case word for the wire. look: run the edge model. chain: of SEND, why a new chain
+    starts with this frame, or None to continue.
+    """
+
+    action: Action
+    rung: Rung
+    reason: str = ""
+    look: bool = False
+    chain: ChainReason | None = None
+
+
+class Pace:
+    """Picks frames evenly, at most `max_fps` of them a second: a phase accumulator.
+
+    Each frame adds its share of the wanted interval; the frame nearest to a whole number is picked, and the
+    rest is carried over. So 25 fps at most 10 picks every 2nd and 3rd in turn, and a jittering 10 fps
+    camera at most 10 loses none.
+    """
+
+    def __init__(self) -> None:
+        self._phase = 1.0
+        self._last_ns: int | None = None
+        self._interval_s = 0.0
+
+    def pick(self, now_ns: int, max_fps: float, *, force: bool = False) -> bool:
+        """Whether this frame is picked; `force` picks it whatever its phase."""
+        step_s = 0.0 if self._last_ns is None else max((now_ns - self._last_ns) / 1e9, 0.0)
+        self._last_ns = now_ns
+        # The camera's own interval, smoothed; a pause is no interval.
+        if self._interval_s == 0.0:
+            self._interval_s = step_s
+        elif step_s < 3 * self._interval_s:
+            self._interval_s += 0.1 * (step_s - self._interval_s)
+        else:
+            self._interval_s *= 1.1
+        self._phase = min(self._phase + step_s * max_fps, 1.0 + min(self._interval_s * max_fps, 1.0) / 2)
+        if not force and self._phase < 1.0 - min(self._interval_s * max_fps, 1.0) / 2:
+            return False
+        self._phase = max(self._phase - 1.0, -1.0)
+        return True
+
+
+class Planner:
+    """Plans one camera's frames in order. Not thread-safe."""
+
+    def __init__(self, encode: EncodeSettings, detect: DetectSettings) -> None:
+        self._encode = encode
+        self._detect = detect
+        self._rung = Rung.of(encode)
+        self._paused = False
+        self._link = LinkState()
+        self._pace = Pace()
+        self._look_pace = Pace()
+        self._pending: ChainReason | None = ChainReason.FIRST
+        self._demanded = False
+        self._gate_was_open = False
+        # Motion that no sent frame shows yet: "nothing changed" would be a lie.
+        self._unseen_motion = True
+        self._chain_frames = 0
+        self._chain_ns = 0
+        self._sent_ns = 0
+
+    @property
+    def rung(self) -> Rung:
+        """The rung in force."""
+        return self._rung
+
+    def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
+        """Put what the cloud asks for over the settings; None goes back to them."""
+        rung = Rung.of(self._encode, desired)
+        if not rung.same_stream(self._rung):
+            self._start_chain(ChainReason.RUNG)
+        self._rung = rung
+        paused = desired is not None and desired.paused
+        if self._paused and not paused:
+            self._start_chain(ChainReason.LOST)
+        self._paused = paused
+
+    def demand_keyframe(self) -> None:
+        """Start a new chain with the next frame, idle or not: a decoder lost its state."""
+        self._demanded = True
+        self._start_chain(ChainReason.DEMAND)
+
+    def missed(self) -> None:
+        """Frames were lost before they could be looked at: what they showed is unknown."""
+        self._unseen_motion = True
+
+    def broken(self) -> None:
+        """The last SEND did not leave as planned: its chain cannot go on."""
+        self._unseen_motion = True
+        self._start_chain(ChainReason.LOST)
+
+    def decide(self, gate: GateDecision, now_ns: int, link: LinkState, *, opened: bool = False) -> Decision:
+        """Plan one frame captured at now_ns (monotonic); opened: the first after the source was reopened."""
+        self._follow_link(link)
+        if opened:
+            self._start_chain(ChainReason.REOPENED)
+        if self._paused:
+            self._unseen_motion = True
+            return Decision(Action.DROP, self._rung, "paused")
+        moving = gate.reason not in {GateReason.HOLD, GateReason.IDLE}
+        must = (
+            self._demanded
+            or gate.reason in {GateReason.FIRST, GateReason.REFRESH}
+            or (gate.open and not self._gate_was_open)
+            or (not gate.open and self._unseen_motion)
+        )
+        self._gate_was_open = gate.open
+        self._unseen_motion = self._unseen_motion or moving
+        if not gate.open and not must:
+            return Decision(Action.IDLE, self._rung)
+        if not self._pace.pick(now_ns, self._rung.max_fps * _share(link.fill), force=must):
+            return Decision(Action.SKIP, self._rung)
+        if link.fill >= _FULL or link.overloaded:
+            self._start_chain(ChainReason.LOST)
+            self._unseen_motion = True
+            return Decision(Action.DROP, self._rung, "spool_full" if link.fill >= _FULL else "overload")
+        return self._send(now_ns)
+
+    def _send(self, now_ns: int) -> Decision:
+        chain = self._pending or self._limit(now_ns)
+        if self._rung.is_still:
+            chain = chain or ChainReason.STILL
+        if chain is not None:
+            self._chain_frames, self._chain_ns = 0, now_ns
+        self._chain_frames += 1
+        self._sent_ns = now_ns
+        self._pending, self._demanded, self._unseen_motion = None, False, False
+        look = self._detect.enabled and self._look_pace.pick(now_ns, self._detect.max_fps)
+        return Decision(Action.SEND, self._rung, look=look, chain=chain)
+
+    def _limit(self, now_ns: int) -> ChainReason | None:
+        if self._chain_frames >= self._encode.max_chain_frames:
+            return ChainReason.FRAMES
+        if now_ns - self._chain_ns >= self._encode.max_chain_s * 1e9:
+            return ChainReason.AGE
+        if now_ns - self._sent_ns >= NEW_CHAIN_AFTER_IDLE_S * 1e9:
+            return ChainReason.IDLE
+        return None
+
+    def _follow_link(self, link: LinkState) -> None:
+        if link.connected and not self._link.connected:
+            self._start_chain(ChainReason.RECONNECT)
+        elif link.breaks != self._link.breaks:
+            self._start_chain(ChainReason.LANE)
+        self._link = link
+
+    def _start_chain(self, reason: ChainReason) -> None:
+        self._pending = self._pending or reason
+
+
+def _share(fill: float) -> float:
+    """Share of the frame rate that a spool so full still takes."""
+    eased = (fill - _EASE_FROM) / (_FULL - _EASE_FROM)
+    return 1.0 - (1.0 - _LOWEST_SHARE) * min(max(eased, 0.0), 1.0)

@@ -1,0 +1,614 @@
+"""The spool: what the hub does not have yet, in a broker of our own on this device.
+
+A frame counts as kept once `Spool.put` returned. The broker refuses what does not fit (`discard: new`); which
+frames go instead is decided here, whole chains at a time, and each loss is reported in the stream itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from edge_agent.config import Fsync, SpoolSettings
+from edge_agent.errors import SpoolError, SpoolFull
+from edge_agent.link import Ack, Link, Refused, Session
+from edge_agent.segments import CameraIndex, Entry, Segment, entry_from_headers, entry_of, headers_of
+from eyeline import bus
+from eyeline.envelope import encode_envelope
+from eyeline.errors import BusError, ServerFailed
+from eyeline.nats_server import NatsServer
+from eyeline.subjects import EDGE_DOMAIN, SPOOL, spool_subject
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Epoch
+
+_log = structlog.get_logger()
+
+_USER: Final = "agent"
+_REPORTS: Final = "spool.lost"
+# JetStream error codes: the stream is full; nothing of that sequence or subject.
+_FULL_CODES: Final = frozenset({10047, 10077, 10023})
+# Memory the broker may take for itself, beside a memory spool.
+_BROKER_BYTES: Final = 64 << 20
+# Below so much free disk the broker is not asked: it would switch its storage off for good.
+DISK_RESERVE_BYTES: Final = 24 << 20
+# Payloads kept in memory for the forwarder, all cameras together.
+_CACHE_BYTES: Final = 8 << 20
+_PUT_TIMEOUT_S: Final = 5.0
+_RESTART_FIRST_S: Final = 0.2
+_RESTART_LONGEST_S: Final = 10.0
+_SCAN_BATCH: Final = 512
+_DELETE_EVERY_S: Final = 0.02
+# Of a message beside its payload, as stored: subject, headers, record.
+_OVERHEAD_BYTES: Final = 250
+
+_SYNC: Final = {Fsync.ALWAYS: "always", Fsync.SECOND: '"1s"', Fsync.RELAXED: '"2m"'}
+
+
+class Spool:
+    """The device's broker, its stream and an index of what is in it.
+
+    `put` and `read` wait for the broker for a bounded time and then raise `SpoolError` or `BusError`.
+    """
+
+    def __init__(self, settings: SpoolSettings, state_dir: Path) -> None:
+        self.settings = settings
+        self.cameras: dict[str, CameraIndex] = {}
+        self.problem = ""
+        self._folder = state_dir / "spool"
+        self._password = secrets.token_hex(16)
+        self._server = NatsServer(
+            _broker_config(settings, self._folder, self._password),
+            work_dir=self._folder,
+            name="broker",
+            env={"GOMEMLIMIT": str(_BROKER_BYTES + self._memory_bytes)},
+        )
+        self._link = Link("spool", self._connect)
+        self._cache: dict[str, deque[tuple[int, bytes]]] = {}
+        self._cache_bytes = 0
+        self._deletions: dict[str, set[int]] = {}
+        self._reports_to_delete: list[int] = []
+        self._wake_deleter = asyncio.Event()
+        self._deleting = asyncio.Lock()
+        self._last_sequence = 0
+        self._known = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.highest_epoch = 0
+        # Told of frames that were kept and are gone: camera, epoch, first and last.
+        self.on_lost: Callable[[str, Epoch, int, int], Awaitable[None]] = _ignore
+        # Reports of lost frames, oldest first: spool sequence and the envelope.
+        self.reports: dict[str, list[tuple[int, pb.FrameEnvelope]]] = {}
+
+    # Life cycle
+
+    @property
+    def _memory_bytes(self) -> int:
+        return self.settings.max_bytes if self.settings.storage == "memory" else 0
+
+    @property
+    def url(self) -> str:
+        """The broker's address on this device."""
+        return self._server.url
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the broker while it runs."""
+        return self._server.pid
+
+    @property
+    def session(self) -> Session | None:
+        """The connection to the broker, None while there is none."""
+        return self._link.session
+
+    async def start(self) -> None:
+        """Start the broker and read what earlier runs left; raises `ServerFailed` or `SpoolError`."""
+        await self._end_orphan()
+        await self._server.start()
+        self._tasks = [
+            asyncio.create_task(self._supervise()),
+            asyncio.create_task(self._link.run()),
+            asyncio.create_task(self._delete_for_ever()),
+        ]
+        try:
+            async with asyncio.timeout(60):
+                session = await self._link.ready()
+                while not await self._prepare(session):
+                    await asyncio.sleep(0.2)
+                    session = await self._link.ready()
+        except TimeoutError:
+            await self.stop()
+            raise SpoolError(f"the spool in {self._folder} does not come up: {self.problem}") from None
+        self._tasks.append(asyncio.create_task(self._follow_sessions(session)))
+
+    async def _end_orphan(self) -> None:
+        """Wait for a broker that a killed agent left behind: two must never write one store."""
+        try:
+            process = psutil.Process(int((self._folder / "broker.pid").read_text(encoding="utf-8")))
+            if str(self._folder / "broker.conf") not in process.cmdline():
+                return
+            process.terminate()
+            await asyncio.to_thread(process.wait, 10)
+        except psutil.TimeoutExpired:
+            process.kill()
+        except (OSError, ValueError, psutil.Error):
+            return
+
+    async def stop(self) -> None:
+        """Finish deletions and stop the broker."""
+        with contextlib.suppress(BusError, TimeoutError):
+            async with asyncio.timeout(2):
+                await self._flush_deletions()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop()
+
+    async def _connect(self, changed: Any) -> Client:
+        return await bus.connect(
+            self._server.url, name="spool", user=_USER, password=self._password, on_change=changed
+        )
+
+    async def _supervise(self) -> None:
+        delay = _RESTART_FIRST_S
+        while True:
+            started = time.monotonic()
+            code = await self._server.wait()
+            _log.error("spool_broker_ended", exit_status=code)
+            if time.monotonic() - started > 60:
+                delay = _RESTART_FIRST_S
+            while True:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _RESTART_LONGEST_S)
+                try:
+                    await self._server.start()
+                except ServerFailed as problem:
+                    self._say(str(problem))
+                else:
+                    _log.info("spool_broker_restarted", pid=self._server.pid)
+                    break
+
+    async def _follow_sessions(self, session: Session) -> None:
+        while True:
+            await session.closed.wait()
+            session = await self._link.ready()
+            while not await self._prepare(session) and not session.closed.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.5)
+
+    def _say(self, problem: str) -> None:
+        """Tell of a change of the spool's own state, once."""
+        if problem and not self.problem:
+            _log.error("spool_problem", reason=problem)
+        elif self.problem and not problem:
+            _log.info("spool_works_again")
+        self.problem = problem
+
+    # The stream and its index
+
+    async def _prepare(self, session: Session) -> bool:
+        """Create the stream or check it; false when that did not work yet."""
+        try:
+            state = await self._ensure_stream(session)
+            if not self._known:
+                await self._scan(session, state)
+                self._known = True
+            elif int(state["last_seq"]) < self._last_sequence:
+                await self._lost_everything()
+        except (BusError, SpoolError) as problem:
+            self._say(str(problem))
+            return False
+        self._last_sequence = max(self._last_sequence, int(state["last_seq"]))
+        self._say("")
+        return True
+
+    async def _ensure_stream(self, session: Session) -> dict[str, Any]:
+        config = {
+            "name": SPOOL,
+            "subjects": [spool_subject("*"), f"{_REPORTS}.*"],
+            "retention": "limits",
+            "storage": self.settings.storage,
+            "discard": "new",
+            "max_bytes": self.settings.max_bytes,
+            "num_replicas": 1,
+            "duplicate_window": 120_000_000_000,
+            "allow_direct": True,
+        }
+        try:
+            await session.api(f"STREAM.INFO.{SPOOL}")
+        except Refused as problem:
+            if problem.code != 10059:  # no such stream
+                raise
+            answer = await session.api(f"STREAM.CREATE.{SPOOL}", config)
+        else:
+            answer = await session.api(f"STREAM.UPDATE.{SPOOL}", config)
+        return dict(answer["state"])
+
+    async def _scan(self, session: Session, state: dict[str, Any]) -> None:
+        """Rebuild the index from headers; payloads stay where they are."""
+        first, last = int(state["first_seq"]), int(state["last_seq"])
+        if not int(state["messages"]):
+            return
+        now, wall = time.monotonic(), time.time()
+        inbox = session.client.new_inbox()
+        subscription = await session.client.subscribe(inbox)
+        name = f"scan-{secrets.token_hex(4)}"
+        config = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": first,
+            "ack_policy": "none",
+            "headers_only": True,
+            "mem_storage": True,
+            "inactive_threshold": 30_000_000_000,
+        }
+        await session.api(f"CONSUMER.CREATE.{SPOOL}.{name}", {"stream_name": SPOOL, "config": config})
+        reached, reports = 0, []
+        try:
+            while reached < last:
+                ask = f'{{"batch":{_SCAN_BATCH},"no_wait":true}}'.encode()
+                await session.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{SPOOL}.{name}", ask, reply=inbox)
+                for _ in range(_SCAN_BATCH):
+                    message = await subscription.next_msg(timeout=5)
+                    headers = message.headers or {}
+                    if "Status" in headers:
+                        if headers["Status"] == "404":
+                            reached = last
+                        break
+                    tokens = message.reply.split(".")
+                    at = 5 if len(tokens) == 9 else 7
+                    reached, stored = int(tokens[at]), int(tokens[at + 2]) / 1e9
+                    _, kind, camera = message.subject.split(".")
+                    size = int(headers.get("Nats-Msg-Size", 0))
+                    try:
+                        entry = entry_from_headers(headers, reached, size, now - max(0.0, wall - stored))
+                    except ValueError:
+                        _log.warning("spool_message_not_ours", sequence=reached)
+                        continue
+                    if kind == "lost":
+                        reports.append((camera, reached))
+                    else:
+                        self.index(camera).append(entry)
+                    self.highest_epoch = max(self.highest_epoch, entry.epoch.counter)
+        except (TimeoutError, ValueError) as problem:
+            self.cameras.clear()
+            raise SpoolError(f"the spool's index cannot be read: {problem or 'no answer'}") from None
+        finally:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+        for camera, sequence in reports:
+            found = await self._get(session, {"seq": sequence})
+            if found is not None:
+                envelope = pb.FrameEnvelope.FromString(found[1])
+                self.reports.setdefault(camera, []).append((sequence, envelope))
+        for index in self.cameras.values():
+            for segment in index.segments:
+                # The index was built from messages that all wait; ages of an earlier run count as late.
+                segment.stored_s = min(segment.stored_s, now - self.settings.late_after_s - 1)
+        _log.info("spool_recovered", messages=self.messages, bytes=self.size)
+
+    async def _lost_everything(self) -> None:
+        """The broker came back without the stream: a memory spool, or a wiped folder."""
+        _log.error("spool_lost", messages=self.messages)
+        lost = [
+            (index.camera, segment.epoch, segment.next_frame, segment.last_frame)
+            for index in self.cameras.values()
+            for segment in index.waiting()
+        ]
+        for index in self.cameras.values():
+            for segment in list(index.segments):
+                index.discard(segment)
+        self.reports.clear()
+        self._cache.clear()
+        self._cache_bytes = self._last_sequence = 0
+        for camera, epoch, first, last in lost:
+            await self.on_lost(camera, epoch, first, last)
+
+    def index(self, camera: str) -> CameraIndex:
+        """The camera's index, made at first use."""
+        if camera not in self.cameras:
+            self.cameras[camera] = CameraIndex(camera, split_after_s=2 * self.settings.late_after_s)
+        return self.cameras[camera]
+
+    @property
+    def messages(self) -> int:
+        """Messages that the hub does not have, reports of losses included."""
+        reports = sum(len(found) for found in self.reports.values())
+        return reports + sum(index.messages for index in self.cameras.values())
+
+    @property
+    def size(self) -> int:
+        """Their size, as the stream counts it, roughly."""
+        return self.messages * _OVERHEAD_BYTES + sum(index.size for index in self.cameras.values())
+
+    @property
+    def fill(self) -> float:
+        """How full it is, 0 to 1."""
+        return min(1.0, self.size / self.settings.max_bytes)
+
+    def oldest_age_s(self, camera: str | None = None) -> float:
+        """Age of the oldest message that the hub does not have; 0 without one."""
+        chosen = self.cameras.values() if camera is None else [self.index(camera)]
+        stored = [segment.stored_s for index in chosen for segment in index.waiting()]
+        return max(0.0, time.monotonic() - min(stored)) if stored else 0.0
+
+    # Writing
+
+    async def put(self, envelope: pb.FrameEnvelope, *, wait_s: float = _PUT_TIMEOUT_S) -> Segment:
+        """Keep an envelope; returns its segment.
+
+        Raises `SpoolFull` when it does not fit, `SpoolError` when the broker or the disk fails for longer
+        than `wait_s`, and `BadEnvelope` for what no reader would take.
+        """
+        data = encode_envelope(envelope)
+        ack = await self._store(spool_subject(envelope.camera), data, headers_of(envelope), wait_s)
+        entry = entry_of(envelope, ack.sequence, len(data), time.monotonic())
+        return self._added(envelope.camera, entry, data)
+
+    async def report(self, envelope: pb.FrameEnvelope) -> None:
+        """Keep a report of lost frames; raises like `put`."""
+        data = encode_envelope(envelope)
+        # Not the frames' own id: these may have been spooled, and lost, within the duplicate window.
+        headers = headers_of(envelope)
+        ack = await self._store(f"{_REPORTS}.{envelope.camera}", data, headers, _PUT_TIMEOUT_S, "lost.")
+        self.reports.setdefault(envelope.camera, []).append((ack.sequence, envelope))
+
+    async def _store(
+        self, subject: str, data: bytes, headers: dict[str, str], wait_s: float, prefix: str = ""
+    ) -> Ack:
+        self._check_disk()
+        if prefix:
+            name = headers["Nats-Msg-Id"].split(".", 1)
+            headers = {**headers, "Nats-Msg-Id": f"{prefix.rstrip('.')}.{name[1]}"}
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    session = await self._link.ready()
+                ack = await session.store(subject, data, headers=headers, timeout_s=_PUT_TIMEOUT_S)
+            except Refused as problem:
+                if problem.code in _FULL_CODES:
+                    raise SpoolFull(f"the spool is full: {self.settings.max_bytes} bytes") from None
+                reason = str(problem)
+            except TimeoutError:
+                reason = "its broker is down"
+            except BusError as problem:
+                reason = str(problem)
+            else:
+                if self.problem:
+                    self._say("")
+                self._last_sequence = max(self._last_sequence, ack.sequence)
+                return ack
+            if time.monotonic() >= deadline:
+                self._say(reason)
+                self._revive()
+                raise SpoolError(f"the spool takes nothing: {reason}")
+            await asyncio.sleep(0.05)
+
+    def _check_disk(self) -> None:
+        """Raise `SpoolError` on a full disk, before the broker runs into it."""
+        if self.settings.storage == "memory":
+            return
+        if self.free_disk_bytes() < DISK_RESERVE_BYTES:
+            self._say(f"disk full: under {self._folder} less than {DISK_RESERVE_BYTES >> 20} MiB are free")
+            raise SpoolError(self.problem)
+
+    def free_disk_bytes(self) -> int:
+        """Free bytes under the spool."""
+        try:
+            return shutil.disk_usage(self._folder).free
+        except OSError:
+            return 0
+
+    def _revive(self) -> None:
+        """End a broker that runs but stores nothing, as after a full disk; the supervisor restarts it."""
+        session, pid = self._link.session, self._server.pid
+        if session is not None and pid is not None and self.free_disk_bytes() >= DISK_RESERVE_BYTES:
+            _log.warning("spool_broker_restarting", reason=self.problem)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 15)
+
+    def _added(self, camera: str, entry: Entry, data: bytes) -> Segment:
+        segment = self.index(camera).append(entry)
+        cache = self._cache.setdefault(camera, deque())
+        cache.append((entry.sequence, data))
+        self._cache_bytes += len(data)
+        while self._cache_bytes > _CACHE_BYTES:
+            longest = max(self._cache.values(), key=len)
+            self._cache_bytes -= len(longest.popleft()[1])
+        return segment
+
+    # Reading and removing
+
+    async def read(
+        self, camera: str, segment: Segment, *, max_messages: int = 64, max_bytes: int = 1 << 19
+    ) -> list[tuple[int, bytes]]:
+        """The next messages of a segment: sequence and payload, in order; empty when they are gone."""
+        cache = self._cache.get(camera)
+        if cache and cache[0][0] <= segment.cursor:
+            found: list[tuple[int, bytes]] = []
+            size = 0
+            for sequence, data in cache:
+                if sequence < segment.cursor:
+                    continue
+                if sequence > segment.last_seq or len(found) >= max_messages:
+                    break
+                if found and size + len(data) > max_bytes:
+                    break
+                found.append((sequence, data))
+                size += len(data)
+            if found:
+                return found
+        session = await self._link.ready()
+        ask = {
+            "seq": segment.cursor,
+            "next_by_subj": spool_subject(camera),
+            "batch": max_messages,
+            "max_bytes": max_bytes,
+        }
+        return [
+            (sequence, data)
+            for sequence, data in await self._get_many(session, ask)
+            if sequence <= segment.last_seq
+        ]
+
+    async def _get(self, session: Session, ask: dict[str, Any]) -> tuple[int, bytes] | None:
+        found = await self._get_many(session, {**ask, "batch": 1})
+        return found[0] if found else None
+
+    async def _get_many(self, session: Session, ask: dict[str, Any]) -> list[tuple[int, bytes]]:
+        """A direct batch get (NATS ADR-31)."""
+        inbox = session.client.new_inbox()
+        found: list[tuple[int, bytes]] = []
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def deliver(message: Msg) -> None:
+            headers = message.headers or {}
+            if "Status" in headers or "Nats-Sequence" not in headers:
+                if not done.done():
+                    done.set_result(None)
+                return
+            found.append((int(headers["Nats-Sequence"]), message.data))
+
+        subscription = await session.client.subscribe(inbox, cb=deliver)
+        lost: asyncio.Future[Any] = asyncio.ensure_future(session.closed.wait())
+        waiting: set[asyncio.Future[Any]] = {done, lost}
+        try:
+            await session.client.publish(f"$JS.API.DIRECT.GET.{SPOOL}", json.dumps(ask).encode(), reply=inbox)
+            await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise BusError("the spool gave no answer")
+            return found
+        finally:
+            lost.cancel()
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+
+    def acknowledged(
+        self, camera: str, segment: Segment, sent: list[tuple[int, bytes]], last_frame: int
+    ) -> None:
+        """The hub has these messages: forget them, here and in the broker."""
+        size = sum(len(data) for _, data in sent)
+        self.index(camera).acknowledged(segment, sent[-1][0], last_frame, len(sent), size)
+        self._deletions.setdefault(camera, set()).update(sequence for sequence, _ in sent)
+        self._uncache(camera)
+        self._wake_deleter.set()
+
+    def report_acknowledged(self, camera: str, sequence: int) -> None:
+        """The hub has this report of lost frames."""
+        self.reports[camera] = [found for found in self.reports[camera] if found[0] != sequence]
+        self._reports_to_delete.append(sequence)
+        self._wake_deleter.set()
+
+    def _uncache(self, camera: str) -> None:
+        cache, oldest = self._cache.get(camera), self.index(camera).oldest_unsent()
+        while cache and (oldest is None or cache[0][0] < oldest):
+            self._cache_bytes -= len(cache.popleft()[1])
+
+    async def _delete_for_ever(self) -> None:
+        while True:
+            await self._wake_deleter.wait()
+            await asyncio.sleep(_DELETE_EVERY_S)
+            self._wake_deleter.clear()
+            try:
+                await self._flush_deletions()
+            except BusError:
+                # Tried again with the next; until then the hub and the cloud tell duplicates.
+                await asyncio.sleep(0.5)
+                self._wake_deleter.set()
+
+    async def _flush_deletions(self) -> None:
+        async with self._deleting:
+            await self._delete_acknowledged()
+
+    async def _delete_acknowledged(self) -> None:
+        session = await self._link.ready()
+        for camera, sequences in list(self._deletions.items()):
+            oldest = self.index(camera).oldest_unsent()
+            below = {sequence for sequence in sequences if oldest is None or sequence < oldest}
+            if below:
+                await self._purge(session, camera, max(below))
+                sequences.difference_update(below)
+            for sequence in sorted(sequences):
+                await self._delete(session, sequence)
+                sequences.discard(sequence)
+        while self._reports_to_delete:
+            await self._delete(session, self._reports_to_delete[0])
+            self._reports_to_delete.pop(0)
+
+    async def _purge(self, session: Session, camera: str, upto: int) -> None:
+        await session.api(f"STREAM.PURGE.{SPOOL}", {"filter": spool_subject(camera), "seq": upto + 1})
+
+    async def _delete(self, session: Session, sequence: int) -> None:
+        try:
+            await session.api(f"STREAM.MSG.DELETE.{SPOOL}", {"seq": sequence, "no_erase": True})
+        except Refused as problem:
+            if problem.code not in {10037, 10043, 10057}:  # not there any more
+                raise
+
+    async def drop_segment(self, camera: str, segment: Segment) -> tuple[pb.FrameEnvelope, pb.FrameEnvelope]:
+        """Remove what is left of a segment; returns its first and last envelope, for the report."""
+        session = await self._link.ready()
+        subject = spool_subject(camera)
+        first = await self._get(session, {"seq": segment.cursor, "next_by_subj": subject})
+        last = await self._get(session, {"seq": segment.last_seq})
+        index = self.index(camera)
+        oldest = index.oldest_unsent()
+        ends = [pb.FrameEnvelope.FromString(found[1]) for found in (first, last) if found is not None]
+        if oldest is not None and oldest >= segment.cursor:
+            await self._purge(session, camera, segment.last_seq)
+        else:
+            self._deletions.setdefault(camera, set()).update(range(segment.cursor, segment.last_seq + 1))
+        index.discard(segment)
+        self._uncache(camera)
+        if not ends:
+            raise SpoolError(f"messages of camera {camera} are gone from the spool")
+        return ends[0], ends[-1]
+
+    async def replace_report(self, camera: str, position: int, envelope: pb.FrameEnvelope) -> None:
+        """Put a report that covers more in the place of an older one."""
+        old, _ = self.reports[camera].pop(position)
+        try:
+            await self.report(envelope)
+        finally:
+            self._reports_to_delete.append(old)
+            self._wake_deleter.set()
+
+
+async def _ignore(camera: str, epoch: Epoch, first: int, last: int) -> None:
+    _log.error("frames_lost", camera=camera, epoch=epoch.counter, first=first, last=last)
+
+
+def _broker_config(settings: SpoolSettings, folder: Path, password: str) -> str:
+    """Loopback only (the launcher sees to it); local readers may listen, and only the agent may write."""
+    memory = settings.max_bytes + (1 << 20) if settings.storage == "memory" else 0
+    disk = settings.max_bytes * 2 + (64 << 20) if settings.storage == "file" else 1 << 20
+    return f"""
+server_name: eyeline-spool
+pid_file: "{folder / "broker.pid"}"
+jetstream {{
+  store_dir: "{folder / "store"}"
+  domain: {EDGE_DOMAIN}
+  max_mem: {max(memory, 1 << 20)}
+  max_file: {disk}
+  sync_interval: {_SYNC[settings.fsync]}
+}}
+authorization {{
+  users: [
+    {{ user: {_USER}, password: "{password}" }}
+    {{ user: local, password: "", permissions: {{ publish: {{ deny: ">" }}, subscribe: "eyeline.v1.>" }} }}
+  ]
+}}
+no_auth_user: local
+"""

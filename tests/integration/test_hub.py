@@ -1,0 +1,165 @@
+"""The hub keeps tenants and devices apart (a real nats-server)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import nats.errors
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import KeyNotFoundError
+
+from cloud_inference import hub as hubs
+from cloud_inference import streams
+from cloud_inference.config import StreamSettings
+from cloud_inference.hub import LocalHub
+from eyeline import bus, subjects
+from eyeline.errors import BusError, ServerFailed
+from eyeline.nats_server import NatsServer
+from tests.support.eventually import eventually
+from tests.support.servers import SITE, cloud_client, device_client
+
+
+async def ensured(hub: LocalHub, tenant: str) -> Client:
+    cloud = await cloud_client(hub, tenant)
+    await streams.ensure(cloud.jetstream(), StreamSettings())
+    return cloud
+
+
+async def test_tenants_see_only_their_own_streams(hub: LocalHub) -> None:
+    acme, globex = await ensured(hub, "acme"), await ensured(hub, "globex")
+    device = await device_client(hub, "acme")
+    subject = subjects.frame_subject(SITE, "box1", "gate")
+    answer = await device.jetstream().publish(subject, b"frame")
+    assert (answer.stream, answer.seq, answer.domain) == (subjects.FRAMES, 1, subjects.HUB_DOMAIN)
+    assert (await acme.jetstream().stream_info(subjects.FRAMES)).state.messages == 1
+    assert (await globex.jetstream().stream_info(subjects.FRAMES)).state.messages == 0
+    for client in (acme, globex, device):
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        subjects.frame_subject(SITE, "box2", "gate"),
+        subjects.frame_subject("other", "box1", "gate"),
+        subjects.status_subject(SITE, "box2"),
+        subjects.result_subject(SITE, "gate"),
+        subjects.control_subject(SITE, "box2"),
+        "$KV.CLAIMS.other.gate",
+        f"$KV.DESIRED.{SITE}.box1",
+        "$JS.API.STREAM.DELETE.FRAMES",
+        "$JS.API.STREAM.PURGE.FRAMES",
+        "$JS.API.STREAM.MSG.GET.FRAMES",
+        "$JS.API.CONSUMER.CREATE.FRAMES",
+        "$JS.API.DIRECT.GET.KV_DESIRED.$KV.DESIRED.yard.box2",
+    ],
+)
+async def test_a_device_cannot_publish_outside_its_own(hub: LocalHub, subject: str) -> None:
+    cloud = await ensured(hub, "acme")
+    device = await device_client(hub)
+    with pytest.raises((TimeoutError, nats.errors.NoRespondersError)):
+        await device.request(subject, b"", timeout=0.2)
+    await eventually(lambda: "permissions violation for publish" in str(device.last_error).lower())
+    await device.close()
+    await cloud.close()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        ">",
+        "eyeline.v1.frame.>",
+        subjects.control_subject(SITE, "box2"),
+        f"{subjects.device_inbox(SITE, 'box2')}.>",
+        "_INBOX.>",
+        "$KV.DESIRED.>",
+    ],
+)
+async def test_a_device_cannot_listen_outside_its_own(hub: LocalHub, subject: str) -> None:
+    device = await device_client(hub)
+    await device.subscribe(subject)
+    await eventually(lambda: "permissions violation for subscription" in str(device.last_error).lower())
+    await device.close()
+
+
+async def test_a_device_does_its_work(hub: LocalHub) -> None:
+    """Status, claims, desired configuration and control requests, with its own permissions."""
+    cloud = await ensured(hub, "acme")
+    device = await device_client(hub)
+    js = device.jetstream()
+    await js.publish(subjects.status_subject(SITE, "box1"), b"status")
+    assert (await js.stream_info(subjects.FRAMES)).config.name == subjects.FRAMES
+
+    claims = await js.key_value(subjects.CLAIMS)
+    key = subjects.camera_key(SITE, "gate")
+    revision = await claims.create(key, b"mine")
+    assert (await claims.get(key)).value == b"mine"
+    assert await claims.update(key, b"still mine", last=revision) > revision
+    await claims.delete(key)
+    with pytest.raises(KeyNotFoundError):
+        await claims.get(key)
+
+    desired = await cloud.jetstream().key_value(subjects.DESIRED)
+    await desired.put(subjects.desired_key(SITE, "box1"), b"config")
+    own = await js.key_value(subjects.DESIRED)
+    assert (await own.get(subjects.desired_key(SITE, "box1"))).value == b"config"
+
+    control = await device.subscribe(subjects.control_subject(SITE, "box1"))
+    await device.flush()
+    await cloud.publish(subjects.control_subject(SITE, "box1"), b"keyframe")
+    assert (await control.next_msg(timeout=5)).data == b"keyframe"
+    await device.close()
+    await cloud.close()
+
+
+async def test_wrong_password_is_refused_at_once(hub: LocalHub) -> None:
+    with pytest.raises(BusError, match="refused") as caught:
+        await bus.connect(hub.url, name="x", user="acme.cloud", password="wrong")
+    assert not caught.value.retryable
+    with pytest.raises(BusError):
+        await bus.connect(hub.url, name="x")
+
+
+async def test_a_killed_hub_comes_back_at_the_same_address_with_what_it_had(hub: LocalHub) -> None:
+    cloud = await ensured(hub, "acme")
+    await cloud.jetstream().publish(subjects.frame_subject(SITE, "box1", "gate"), b"frame")
+    await cloud.close()
+    url, pid = hub.url, hub.server.pid
+    assert pid is not None
+    await hub.stop(grace_s=0)
+    assert hub.server.pid is None
+    assert await hub.start() == url
+    again = await cloud_client(hub)
+    assert (await again.jetstream().stream_info(subjects.FRAMES)).state.messages == 1
+    await again.close()
+
+
+async def test_a_port_in_use_and_a_wrong_configuration_are_one_line(hub: LocalHub, tmp_path: Path) -> None:
+    busy = NatsServer("", work_dir=tmp_path / "busy", name="busy", port=hub.server.port)
+    with pytest.raises(ServerFailed, match="address already in use"):
+        await busy.start()
+    wrong = NatsServer("nonsense_key: 1", work_dir=tmp_path / "wrong", name="wrong")
+    with pytest.raises(ServerFailed, match="nonsense_key"):
+        await wrong.start()
+
+
+async def test_servers_may_share_a_folder(tmp_path: Path) -> None:
+    servers = [NatsServer("", work_dir=tmp_path, name=f"server{i}") for i in range(3)]
+    urls = await asyncio.gather(*(server.start() for server in servers))
+    assert len(set(urls)) == 3
+    await asyncio.gather(*(server.stop() for server in servers))
+
+
+def test_passwords_are_random_private_and_kept(tmp_path: Path) -> None:
+    first = hubs.generate({"acme": [("yard", "box1")]}, tmp_path)
+    second = hubs.generate({"acme": [("yard", "box1")], "globex": []}, tmp_path)
+    assert first.tenants[0] == second.tenants[0]
+    users = [first.system, first.tenants[0].cloud, first.tenants[0].devices[0].user]
+    assert len({user.password for user in users}) == 3
+    assert all(user.password not in repr(first) for user in users)
+    file = tmp_path / hubs.SECRETS_FILE
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert set(json.loads(file.read_text())) == {"system", "acme.cloud", "acme.yard.box1", "globex.cloud"}
