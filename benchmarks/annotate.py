@@ -71,7 +71,12 @@ def _colour(track: int) -> tuple[int, int, int]:
 
 
 def _text(
-    image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int], *, back: bool = True
+    image: NDArray[np.uint8],
+    text: str,
+    at: tuple[int, int],
+    colour: tuple[int, int, int],
+    *,
+    back: bool = True,
 ) -> None:
     if back:
         cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 3, cv2.LINE_AA)

@@ -116,7 +116,7 @@ async def run(options: argparse.Namespace, console: Console) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What the agent and Triton counted."""
+    """What the agent and Triton counted. bytes_sent: all that crossed the device's link, both ways."""
 
     captured: dict[str, int]
     sent: int
@@ -136,10 +136,11 @@ async def _play(
     console: Console,
     began: float,
 ) -> Played:
-    before = await triton_counters(cloud)
+    before = await asyncio.to_thread(triton_counters, cloud)
     first_answer_s: float | None = None
     async with Client(cloud.api) as client:
-        agent = Agent(cloud, state / "agent", dict.fromkeys(names, clip.path))
+        camera = {"source": str(clip.path.absolute()), "realtime": True, "loop": True}
+        agent = Agent(cloud, state / "agent", dict.fromkeys(names, camera))
 
         async def listen() -> None:
             nonlocal first_answer_s
@@ -154,19 +155,19 @@ async def _play(
         try:
             async with agent:
                 await _watch(options.seconds, client, agent, tallies, console)
-                status = await agent.finish()
+                status = await agent.finish(client)
                 captured = {camera.camera: camera.frames_captured for camera in status.cameras}
                 await _settle(captured, tallies, listener)
         finally:
             listener.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listener
-        after = await triton_counters(cloud)
-    inferences, executions = (after[key] - before[key] for key in ("inferences", "executions"))
+        after = await asyncio.to_thread(triton_counters, cloud)
+    inferences, executions = after.inferences - before.inferences, after.executions - before.executions
     return Played(
         captured=captured,
         sent=sum(camera.frames_sent for camera in status.cameras),
-        bytes_sent=agent.hub_bytes,
+        bytes_sent=status.hub_bytes_sent + status.hub_bytes_received,
         triton={
             "inferences": inferences,
             "executions": executions,
@@ -189,7 +190,9 @@ async def _watch(
             status = await agent.status(client)
             if end is None and status is not None and any(c.frames_captured for c in status.cameras):
                 end = time.monotonic() + seconds
-            table = Table("camera", "state", "captured", "with pixels", "answered", "objects", "KB sent", "delay")
+            table = Table(
+                "camera", "state", "captured", "with pixels", "answered", "objects", "KB sent", "delay"
+            )
             for camera in status.cameras if status is not None else ():
                 tally = tallies[camera.camera]
                 newest = tally.by_frame.get(max(tally.by_frame, default=0))
@@ -217,9 +220,7 @@ async def _settle(captured: dict[str, int], tallies: dict[str, Tally], listener:
         await asyncio.sleep(0.1)
 
 
-def _summarize(
-    clip: reference.Clip, played: Played, tallies: dict[str, Tally], model: str
-) -> dict[str, Any]:
+def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], model: str) -> dict[str, Any]:
     captured = sum(played.captured.values())
     results = sum(len(tally.by_frame) for tally in tallies.values())
     provenance = Counter(r.provenance.name for tally in tallies.values() for r in tally.by_frame.values())
@@ -285,16 +286,23 @@ def _table(summary: dict[str, Any]) -> Table:
     share = ", ".join(f"{count} {name}" for name, count in sorted(summary["results_by_provenance"].items()))
     table = Table(title="Eyeline, one run", show_header=False, title_style="bold")
     table.add_row("captured", f"{captured} frames by {summary['cameras']} camera(s)")
-    table.add_row("sent", f"{summary['frames_sent']} frames with pixels, {summary['bytes_sent'] / 1000:.0f} KB in all")
+    table.add_row(
+        "sent", f"{summary['frames_sent']} frames with pixels, {summary['bytes_sent'] / 1000:.0f} KB in all"
+    )
     table.add_row("answered", f"{summary['results']} frames, each once: {share}")
     table.add_row(
         "bytes",
         f"{summary['bytes_per_frame']:.0f} a frame; a JPEG of each would be {jpeg:.0f}: "
         f"{jpeg / max(summary['bytes_per_frame'], 1):.0f} times as many",
     )
-    table.add_row("delay", f"capture to subscriber: p50 {delay['p50']} ms, p95 {delay['p95']} ms, p99 {delay['p99']} ms")
+    table.add_row(
+        "delay", f"capture to subscriber: p50 {delay['p50']} ms, p95 {delay['p95']} ms, p99 {delay['p99']} ms"
+    )
     low, high = summary["f1_interval_95"]
-    table.add_row("accuracy", f"F1 {summary['f1_vs_reference']:.3f} ({low:.3f} to {high:.3f}) against the cloud model on raw frames")
+    table.add_row(
+        "accuracy",
+        f"F1 {summary['f1_vs_reference']:.3f} ({low:.3f} to {high:.3f}) against the cloud model on raw frames",
+    )
     table.add_row(
         "Triton",
         f"{triton['inferences']} pictures in {triton['executions']} runs of {triton['model']}, "

@@ -76,7 +76,7 @@ def on_raw_frames(clip: Clip, count: int, card: ModelCard, *, threads: int = 2) 
     for image in pictures(clip, min(count, clip.frames)):
         letterbox = card.letterbox(image.shape[1], image.shape[0])
         boxes, counts = detector.run(letterbox.apply(image)[None])
-        seen.append(detections(card, boxes[0], int(counts[0]), letterbox, thresholds=None))
+        seen.append(detections(card, boxes[0], int(counts[0]), letterbox, thresholds=0.0))
         yield seen[-1]
     for index in range(clip.frames, count):
         yield seen[index % clip.frames]

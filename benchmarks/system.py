@@ -77,7 +77,7 @@ class Cloud:
     def device(self, name: str = DEVICE) -> dict[str, str]:
         """User and password of a device."""
         (tenant,) = self.endpoints["tenants"].values()
-        credentials: dict[str, str] = tenant["devices"][f"{SITE}/{name}"]
+        credentials: dict[str, str] = next(it for it in tenant["devices"] if it["device"] == name)
         return credentials
 
 
@@ -95,7 +95,9 @@ def triton_counters(cloud: Cloud) -> TritonCounters:
         text = answer.read().decode()
 
     def value(metric: str) -> int:
-        found = re.findall(rf'^{metric}{{[^}}]*model="{re.escape(cloud.model)}"[^}}]*}} (\S+)$', text, re.MULTILINE)
+        found = re.findall(
+            rf'^{metric}{{[^}}]*model="{re.escape(cloud.model)}"[^}}]*}} (\S+)$', text, re.MULTILINE
+        )
         return sum(int(float(number)) for number in found)
 
     return TritonCounters(value("nv_inference_count"), value("nv_inference_exec_count"))
@@ -125,7 +127,11 @@ class Agent:
             "site": SITE,
             "device": device,
             "state_dir": str(state),
-            "hub": {"url": cloud.endpoints["hub"], "user": credentials["user"], "password": credentials["password"]},
+            "hub": {
+                "url": cloud.endpoints["hub"],
+                "user": credentials["user"],
+                "password": credentials["password"],
+            },
             "http": {"port": 0},
             "cameras": [{"name": name, **camera} for name, camera in cameras.items()],
             **(settings or {}),

@@ -64,7 +64,7 @@ def triton(  # typer calls it, by name
     grpc_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8001,
     http_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8002,
-    max_batch: Annotated[int, typer.Option(min=1, max=256)] = 16,
+    max_batch: Annotated[int, typer.Option(min=1, max=256)] = 4,
     max_queue_delay_us: Annotated[int, typer.Option(min=0, max=1_000_000)] = 500,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
 ) -> None:

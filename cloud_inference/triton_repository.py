@@ -41,11 +41,14 @@ class Served:
 class Serving:
     """How Triton batches and runs.
 
+    max_batch: on a CPU a batch saves nothing. Measured with the default model on one core, an image takes
+    33 ms alone, 36 ms in a batch of 4 and 39 ms in one of 16, which also needs 0.8 GB and makes everybody
+    wait 0.6 s; so the default is small. On a GPU it should be larger.
     max_queue_delay_us: how long a request waits for company when the model is idle. There is no preferred
     batch size: with one, a load below it waits the whole delay out. threads: of ONNX Runtime, for one run.
     """
 
-    max_batch: int = 16
+    max_batch: int = 4
     max_queue_delay_us: int = 500
     threads: int = 1
 

@@ -327,6 +327,7 @@ class Agent:
             broker_pid=spool.pid,
             config_revision=self._desired.revision if self._desired is not None else 0,
             edge_model=self._edge_model,
+            wire=delivery.hub.wire,
         )
         return status.build(device, [self._camera_status(it, delivery) for it in self._cameras.values()])
 
@@ -338,10 +339,8 @@ class Agent:
         forwarder = delivery.forwarder
         if problem:
             state, message = device_pb2.CAMERA_STATE_FAILED, problem
-        elif stats.state is CameraState.LIVE and (
-            delivery.spool.problem or (forwarder and forwarder.problem)
-        ):
-            message = delivery.spool.problem or f"the hub refuses: {forwarder.problem if forwarder else ''}"
+        elif stats.state is CameraState.LIVE:
+            message = _delivery_problem(delivery) or message
         lost = {"too_large": forwarder.too_large[name]} if forwarder and forwarder.too_large[name] else {}
         return device_pb2.CameraStatus(
             camera=name,
@@ -376,6 +375,16 @@ class Agent:
         good = {CameraState.LIVE, CameraState.ENDED}
         bad = [name for name, it in list(self._cameras.items()) if it.capture.stats().state not in good]
         return (not bad, "ok" if not bad else f"no picture from: {', '.join(bad)}")
+
+
+def _delivery_problem(delivery: Delivery) -> str:
+    """One line on why pictures do not arrive, empty when they do."""
+    if delivery.spool.problem:
+        return delivery.spool.problem
+    if delivery.hub.problem:
+        return delivery.hub.problem
+    refused = delivery.forwarder.problem if delivery.forwarder is not None else ""
+    return f"the hub refuses, frames are kept: {refused}" if refused else ""
 
 
 def _failed(camera: _Camera) -> bool:

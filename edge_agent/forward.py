@@ -38,11 +38,13 @@ from eyeline.values import Epoch
 
 _log = structlog.get_logger()
 
-_ACK_TIMEOUT_S: Final = 5.0
+# A dead connection is noticed by its pings; an answer may be long on a slow one.
+_ACK_TIMEOUT_S: Final = 12.0
 _FIRST_RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 5.0
 _POLL_S: Final = 0.25
-# A backlog message grows while it is acknowledged quickly, and shrinks when it holds the link for long.
+# Joined messages grow while they are acknowledged quickly, and shrink when they hold the link for long:
+# seconds beyond the round trip.
 _SMALLEST_BATCH_BYTES: Final = 16 << 10
 _LARGEST_BATCH_BYTES: Final = 512 << 10
 _QUICK_S: Final = 0.1
@@ -111,6 +113,9 @@ class Forwarder:
         self._live_clear.set()
         self._backlog_turn = asyncio.Lock()
         self._batch_bytes = 64 << 10
+        self._round_trip_s = 1.0
+        # Joined messages stay below the hub's max_payload.
+        self._most_bytes = _LARGEST_BATCH_BYTES
         self._pins_file = state_dir / "backlog-chains.json"
         self._pins: dict[str, list[str]] = {}
         # One line for the status; empty while the hub takes everything.
@@ -176,7 +181,7 @@ class Forwarder:
                 await self._wait_for_work()
                 continue
             self._set_live_waiting(camera, waiting=True)
-            await self._send_next(camera, state, segment, 1 << 18)
+            await self._send_next(camera, state, segment)
 
     def _set_live_waiting(self, camera: str, *, waiting: bool) -> None:
         (self._live_waiting.add if waiting else self._live_waiting.discard)(camera)
@@ -218,7 +223,7 @@ class Forwarder:
                 state.index.assign(segment, state.index.lane_of_chain(segment) or pb.LANE_LIVE)
             late = now - segment.stored_s > self._late_s
             if segment.lane == pb.LANE_LIVE:
-                if late:
+                if late and segment is state.index.segments[-1]:
                     # Its end is the soonest that the live picture can come first again.
                     self._ask_chain(state, now)
                 return segment
@@ -255,27 +260,28 @@ class Forwarder:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_YIELD_S):
                         await self._live_clear.wait()
-                started = time.monotonic()
                 if reports:
                     await self._send_report(camera, state, *reports[0])
-                    continue
-                if segment is None or not segment.pending:
-                    continue
-                if not await self._send_next(camera, state, segment, self._batch_bytes):
-                    continue
-                took = time.monotonic() - started
-            if took < _QUICK_S:
-                self._batch_bytes = min(self._batch_bytes * 2, _LARGEST_BATCH_BYTES)
-            elif took > _SLOW_S:
-                self._batch_bytes = max(self._batch_bytes // 2, _SMALLEST_BATCH_BYTES)
+                elif segment is not None and segment.pending:
+                    await self._send_next(camera, state, segment)
+
+    def _adapt(self, took_s: float) -> None:
+        """Make joined messages as large as the link carries without holding up the live picture."""
+        self._round_trip_s = min(took_s, self._round_trip_s * 1.02 + 0.0005)
+        if took_s < self._round_trip_s + _QUICK_S:
+            self._batch_bytes = min(self._batch_bytes * 2, _LARGEST_BATCH_BYTES)
+        elif took_s > self._round_trip_s + _SLOW_S:
+            self._batch_bytes = max(self._batch_bytes // 2, _SMALLEST_BATCH_BYTES)
 
     # Sending
 
-    async def _send_next(self, camera: str, state: _Camera, segment: Segment, max_bytes: int) -> bool:
+    async def _send_next(self, camera: str, state: _Camera, segment: Segment) -> bool:
         """Send the next messages of a segment as one; false when they are still in the spool."""
         segment.busy = True
         try:
-            parts = await self._spool.read(camera, segment, max_bytes=max_bytes)
+            parts = await self._spool.read(
+                camera, segment, max_bytes=min(self._batch_bytes, self._most_bytes)
+            )
             if not parts:
                 _log.error("spool_messages_gone", camera=camera, messages=segment.messages)
                 state.index.discard(segment)
@@ -283,9 +289,11 @@ class Forwarder:
             if segment.lane == pb.LANE_BACKLOG:
                 self._pin(camera, segment)
             message = self._join(state, segment, parts)
-            ack = await self._until_stored(camera, message)
+            started = time.monotonic()
+            ack = await self._until_stored(camera, state, message)
             if ack is None:
                 return False
+            self._adapt(time.monotonic() - started)
             state.reached[message.lane, message.epoch] = message.last
             self._forget_epochs(state)
             state.sent_messages += 1
@@ -354,22 +362,25 @@ class Forwarder:
             last,
             envelope,
         )
-        if await self._until_stored(camera, message) is None:
+        if await self._until_stored(camera, state, message) is None:
             return
         state.reached[pb.LANE_BACKLOG, epoch] = max(reached, last)
         self._spool.report_acknowledged(camera, sequence)
 
-    async def _until_stored(self, camera: str, message: _Message) -> Ack | None:
+    async def _until_stored(self, camera: str, state: _Camera, message: _Message) -> Ack | None:
         """Publish again and again until the hub has it; None when the claim was lost meanwhile."""
         delay = _FIRST_RETRY_S
         payload, name = message.payload, message.message_id
         while True:
-            session = await self._hub.ready()
+            session = await self._session(state)
             if not self._permission.may_publish(camera):
                 return None
             try:
                 ack = await self._store(session, camera, payload, name)
             except TooLarge as problem:
+                if len(message.parts) > 1:
+                    self._most_bytes = session.client.max_payload // 2
+                    return None
                 frames = message.last - first_sequence(message.envelope) + 1
                 if name.endswith(".too_large"):
                     raise BusError(str(problem)) from None
@@ -386,6 +397,15 @@ class Forwarder:
                 continue
             self._say("")
             return ack
+
+    async def _session(self, state: _Camera) -> Session:
+        """The hub, when it is there; an outage goes on to be noticed while a message is under way."""
+        while True:
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    return await self._hub.ready()
+            except TimeoutError:
+                self._shorten_straddling(state)
 
     async def _store(self, session: Session, camera: str, payload: bytes, name: str) -> Ack:
         subject = frame_subject(self._site, self._device, camera)

@@ -21,6 +21,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from edge_agent.wire import WireBytes, count
 from eyeline.errors import BusError
 
 _log = structlog.get_logger()
@@ -123,6 +124,12 @@ class Link:
         self.problem = ""
         self._connect = connect
         self._up = asyncio.Condition()
+        self._ended = WireBytes()
+
+    @property
+    def wire(self) -> WireBytes:
+        """Everything that went over the wire, over all sessions."""
+        return self._ended + count(self.session.client) if self.session is not None else self._ended
 
     async def ready(self) -> Session:
         """The session, as soon as there is one."""
@@ -155,9 +162,10 @@ class Link:
                 _log.info("link_up", link=self.name)
                 await lost.wait()
             finally:
+                self._ended = self.wire
                 self.session = None
                 self.lost_at = time.monotonic()
                 session.closed.set()
                 with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
                     await asyncio.wait_for(client.close(), 1)
-            await asyncio.sleep(delay * random.random())
+            await asyncio.sleep(delay * random.random() / 2)

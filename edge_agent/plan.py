@@ -15,8 +15,8 @@ StillCodec = Literal["jpeg", "webp"]
 Codec = Literal["h264", "hevc", "jpeg", "webp"]
 
 # After a pause of 1 to 60 s, an intra-coded picture costs 14 to 20 times the inter-coded one that continues
-# the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no keyframe.
-# A chain that was idle for so long is ended all the same, because the hub keeps the log of every open chain.
+# the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no
+# keyframe. A chain idle for so long is ended all the same: the hub keeps the log of every open chain.
 NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
 
 # Between these fills of the spool the frame rate falls, down to this share of the rung's.

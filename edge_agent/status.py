@@ -12,6 +12,7 @@ from typing import Final
 import psutil
 from prometheus_client import Gauge
 
+from edge_agent.wire import WireBytes
 from eyeline.envelope import SCHEMA_MAJOR
 from eyeline.v1 import detection_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
@@ -24,6 +25,11 @@ HUB_CONNECTED: Final = Gauge("eyeline_edge_hub_connected_ratio", "1 with a conne
 CLOCK_OFFSET: Final = Gauge("eyeline_edge_clock_offset_seconds", "Hub wall clock minus device wall clock.")
 CLOCK_UNCERTAINTY: Final = Gauge(
     "eyeline_edge_clock_uncertainty_seconds", "Half-width of the clock estimate; 0 before the first."
+)
+HUB_BYTES: Final = Gauge(
+    "eyeline_edge_hub_wire_bytes",
+    "Every byte of the connection to the hub since start, without TCP and IP headers.",
+    ["direction"],
 )
 RESIDENT: Final = Gauge("eyeline_edge_resident_bytes", "Resident memory of the agent and its broker.")
 LOST: Final = Gauge(
@@ -49,6 +55,7 @@ class Device:
     broker_pid: int | None
     config_revision: int
     edge_model: detection_pb2.ModelRef | None = None
+    wire: WireBytes = WireBytes()
 
 
 def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_pb2.DeviceStatus:
@@ -74,7 +81,11 @@ def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_
         cpu_seconds=cpu,
         edge_model=device.edge_model,
         config_revision=device.config_revision,
+        hub_bytes_sent=device.wire.sent,
+        hub_bytes_received=device.wire.received,
     )
+    HUB_BYTES.labels("sent").set(device.wire.sent)
+    HUB_BYTES.labels("received").set(device.wire.received)
     SPOOL_BYTES.set(device.spool_bytes)
     SPOOL_MESSAGES.set(device.spool_messages)
     SPOOL_AGE.set(device.spool_oldest_s)

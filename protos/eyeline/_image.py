@@ -38,7 +38,8 @@ def to_bytes(image: Image) -> bytes:
     if len(data) > MAX_IMAGE_BYTES:
         size = f"more than {MAX_IMAGE_BYTES}" if isinstance(image, Path) else str(len(data))
         raise InvalidRequest(
-            f"the image has {size} bytes, at most {MAX_IMAGE_BYTES} are allowed; make it smaller, or encode it as JPEG"
+            f"the image has {size} bytes, at most {MAX_IMAGE_BYTES} are allowed;"
+            " make it smaller, or encode it as JPEG"
         )
     return data
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -12,6 +11,7 @@ from google.rpc import status_pb2
 from grpc import StatusCode
 
 from eyeline import errors
+from eyeline.moments import format_moment
 from eyeline.v1 import result_pb2
 
 # StatusCode -> error, and what to do about it. OUT_OF_RANGE with a `ResumeGap` detail is a ResumeGapError.
@@ -78,7 +78,8 @@ def one_line(text: str) -> str:
 
 
 def _resume_gap(problem: grpc.RpcError) -> result_pb2.ResumeGap | None:
-    for key, value in problem.trailing_metadata() or ():
+    metadata: Any = problem.trailing_metadata()
+    for key, value in metadata or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:
                 status = status_pb2.Status.FromString(value)
@@ -94,8 +95,8 @@ def _resume_gap(problem: grpc.RpcError) -> result_pb2.ResumeGap | None:
 def _gap_error(gap: result_pb2.ResumeGap, said: str, address: str) -> errors.ResumeGapError:
     count = f"{gap.missing_messages} stored messages" if gap.missing_messages else "results"
     line = (
-        f"{address}: {count} between {_when(gap.token_time_ns)} and {_when(gap.oldest_time_ns)} are no longer "
-        f"kept; go on from the oldest kept (on_gap='continue'), or from a time"
+        f"{address}: {count} between {_when(gap.token_time_ns)} and {_when(gap.oldest_time_ns)}"
+        " are no longer kept; go on from the oldest kept, or from a time"
     )
     return errors.ResumeGapError(
         line,
@@ -107,8 +108,4 @@ def _gap_error(gap: result_pb2.ResumeGap, said: str, address: str) -> errors.Res
 
 
 def _when(ns: int) -> str:
-    try:
-        moment = datetime.fromtimestamp(ns / 1e9, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{ns} ns"
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if ns else "an unknown time"
+    return format_moment(ns) if ns else "an unknown time"

@@ -20,7 +20,8 @@ from eyeline.errors import BusError
 _log = structlog.get_logger()
 
 _FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 5.0
+# Whoever restarts the hub expects everybody back within seconds.
+_LONGEST_WAIT_S = 1.0
 
 
 async def connect(

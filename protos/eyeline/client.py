@@ -49,9 +49,9 @@ R = TypeVar("R")
 class Client:
     """Reads answers, asks about images, and looks after devices.
 
-    address: "host:port". token: bearer token, for servers that ask for one. tls: True for a server with a public
-    certificate, or a file with the certificate of its authority. timeout_s: how long a call may take, unless it
-    says otherwise itself. backoff: pauses between a subscription's attempts to reconnect.
+    address: "host:port". token: bearer token, for servers that ask for one. tls: True for a server with a
+    public certificate, or a file with the certificate of its authority. timeout_s: how long a call may take,
+    unless it says otherwise itself. backoff: pauses between a subscription's attempts to reconnect.
 
     Connects on the first call; use it as an async context manager, or call `close`.
     """
@@ -106,11 +106,12 @@ class Client:
     ) -> Subscription:
         """Results as they are stored, over as many connections as it takes, until closed.
 
-        cameras: None for all. since_ns: from this storage time, nanoseconds since the Unix epoch; resume: right
-        after the result with this `resume_token`; from now without either. final_only: no provisional results.
-        on_gap: what to do when results after the last one seen are no longer kept: "raise" `ResumeGapError`, or
-        "continue" from the oldest kept. connect_within_s: raise `Unavailable` when the first connection takes
-        longer; None waits for as long as it takes. Later connections are always waited for.
+        cameras: None for all. since_ns: from this storage time, nanoseconds since the Unix epoch; resume:
+        right after the result with this `resume_token`; from now without either. final_only: no provisional
+        results. on_gap: what to do when results after the last one seen are no longer kept: "raise"
+        `ResumeGapError`, or "continue" from the oldest kept. connect_within_s: raise what stood in the way
+        when the first connection takes longer; None waits for as long as it takes. Later connections are
+        always waited for.
         """
         if since_ns is not None and resume:
             raise InvalidRequest("a subscription starts from a time or after a token, not both")
@@ -153,8 +154,8 @@ class Client:
     ) -> AsyncIterator[Result]:
         """One camera's stored results, the highest revision of each, page by page.
 
-        from_ns, to_ns: capture time, nanoseconds since the Unix epoch; from is included, to is not; 0 means open.
-        timeout_s: for each page.
+        from_ns, to_ns: capture time, nanoseconds since the Unix epoch; from is included, to is not; 0 means
+        open. timeout_s: for each page.
         """
         request = result_pb2.ListResultsRequest(
             camera=_camera((site, camera)),
@@ -175,8 +176,8 @@ class Client:
     ) -> ImageAnswer:
         """What a model sees in one image.
 
-        image: a JPEG, PNG or WebP as bytes or as a file, or pixels, uint8 [H, W, 3] BGR. model: empty for the one
-        that answers for cameras. min_score: 0 for each class's own threshold.
+        image: a JPEG, PNG or WebP as bytes or as a file, or pixels, uint8 [H, W, 3] BGR. model: empty for the
+        one that answers for cameras. min_score: 0 for each class's own threshold.
         """
         data = await asyncio.to_thread(_image.to_bytes, image)
         request = inference_pb2.DetectRequest(image=data, model=model, min_score=min_score)

@@ -97,9 +97,9 @@ class InvalidRequest(ApiError):
 class ResumeGapError(ApiError):
     """A resume token whose results are no longer kept.
 
-    token_ns: storage time of the last result that the caller has; oldest_ns: of the oldest one still kept, both
-    nanoseconds since the Unix epoch, 0 when unknown; missing_messages: stored messages between the two, each
-    with one or more results.
+    token_ns: storage time of the last result that the caller has; oldest_ns: of the oldest one still kept,
+    both nanoseconds since the Unix epoch, 0 when unknown; missing_messages: stored messages between the two,
+    each with one or more results.
     """
 
     def __init__(

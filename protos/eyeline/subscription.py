@@ -41,9 +41,9 @@ class Backoff:
 class Subscription:
     """Results as they are stored: an async iterator, and an async context manager that ends the stream.
 
-    A lost connection is opened again, going on right after the last result; how often is in `reconnects`. Waiting
-    for a result may be cancelled (`asyncio.wait_for`, say) without losing one. `gaps` lists what was no longer
-    kept, with `on_gap="continue"`.
+    A lost connection is opened again, going on right after the last result; how often is in `reconnects`.
+    Waiting for a result may be cancelled (`asyncio.wait_for`, say) without losing one. `gaps` lists what was
+    no longer kept, with `on_gap="continue"`.
     """
 
     def __init__(
@@ -137,6 +137,8 @@ class Subscription:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
+            if not self._reading.cancelled():
+                self._reading.exception()  # nobody is left to hear of it
             self._reading = None
         self._hang_up()
 
@@ -182,7 +184,7 @@ class Subscription:
         opened_ns = time.time_ns()
         self._call = self._start(self._request)
         try:
-            async with asyncio.timeout(self._patience_s()):
+            async with asyncio.timeout(max(self._patience_s(), 1.0)):
                 response = self._checked(await self._call.read())
         except TimeoutError:
             raise DeadlineExceeded(
@@ -191,7 +193,7 @@ class Subscription:
             ) from None
         self._stood_at = time.monotonic()
         if self._request.WhichOneof("from") is None and not response.resume_token:
-            # "From now" must stay the same now over a reconnect. Only a server without tokens here needs this.
+            # "From now" must stay the same now over a reconnect; only a server without tokens here needs it.
             self._request.from_time_ns = opened_ns
         if self._in_trouble:
             self._in_trouble = False

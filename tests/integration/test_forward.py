@@ -16,12 +16,14 @@ from nats.aio.client import Client
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
-from edge_agent.config import AgentSettings
+from edge_agent.config import AgentSettings, CameraSettings, HubSettings
 from edge_agent.delivery import Delivery
 from edge_agent.epoch import next_epoch
+from eyeline import bus
+from eyeline.nats_server import NatsServer
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
-from tests.support.deliveries import Camera, frames_of, settings, stored_envelopes
+from tests.support.deliveries import SITE, Camera, frames_of, settings, stored_envelopes
 from tests.support.eventually import eventually
 from tests.support.servers import cloud_client
 
@@ -128,8 +130,14 @@ async def test_broker_of_the_device_killed(hub: LocalHub, cloud: Client, tmp_pat
     assert frames_of(await stored_envelopes(cloud)) == list(range(1, 121))
 
 
+def all_late(delivery: Delivery) -> bool:
+    """Whether everything in the spool waited long enough for the backlog lane."""
+    newest = delivery.spool.index("gate").segments[-1].last_stored_s
+    return time.monotonic() - newest > delivery.settings.spool.late_after_s
+
+
 async def test_live_first_after_an_outage(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
-    chosen = settings(hub, tmp_path / "edge", late_after_s=0.3)
+    chosen = settings(hub, tmp_path / "edge")
     async with delivering(chosen) as (delivery, epoch):
         camera = Camera("gate", epoch)
         for step in range(10):
@@ -143,7 +151,7 @@ async def test_live_first_after_an_outage(hub: LocalHub, cloud: Client, tmp_path
         await eventually(lambda: delivery.keeper.breaks("gate") > breaks)
         for step in range(60):
             await delivery.publish(camera.frame(keyframe=step % 20 == 0))
-        await asyncio.sleep(0.4)  # they become late
+        await eventually(lambda: all_late(delivery))
         live_from = camera.sequence + 1
         await delivery.publish(camera.frame(keyframe=True))
         await hub.start()
@@ -182,12 +190,12 @@ def check_chains(found: list[pb.FrameEnvelope]) -> None:
 @pytest.mark.parametrize("order", ["backlog-first", "live-only"])
 async def test_other_orders_after_an_outage(hub: LocalHub, cloud: Client, tmp_path: Path, order: str) -> None:
     await hub.stop()
-    chosen = settings(hub, tmp_path / "edge", late_after_s=0.3, order=order)
+    chosen = settings(hub, tmp_path / "edge", order=order)
     async with delivering(chosen) as (delivery, epoch):
         camera = Camera("gate", epoch)
         for step in range(60):
             await delivery.publish(camera.frame(keyframe=step % 20 == 0))
-        await asyncio.sleep(0.4)  # they become late
+        await eventually(lambda: all_late(delivery))
         live_from = camera.sequence + 1
         await delivery.publish(camera.frame(keyframe=True))
         await hub.start()
@@ -231,6 +239,95 @@ async def test_restart_with_a_backlog(hub: LocalHub, cloud: Client, tmp_path: Pa
     new = [envelope for envelope in found if Epoch.from_proto(envelope.epoch) == second]
     assert [(envelope.lane, frames_of([envelope])) for envelope in new] == [(pb.LANE_LIVE, [1])]
     check_chains(old)
+
+
+async def test_message_under_way_when_the_link_is_cut(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
+    """Its chain is ended during the outage all the same, and it arrives once."""
+    chosen = settings(hub, tmp_path / "edge", late_after_s=0.3)
+    async with delivering(chosen) as (delivery, epoch):
+        camera = Camera("gate", epoch)
+        for step in range(5):
+            await delivery.publish(camera.frame(keyframe=step == 0))
+        await eventually(lambda: delivery.idle)
+        assert hub.server.pid is not None
+        os.kill(hub.server.pid, signal.SIGSTOP)
+        breaks = delivery.keeper.breaks("gate")
+        for _ in range(5):
+            await delivery.publish(camera.frame())
+        os.kill(hub.server.pid, signal.SIGKILL)
+        await hub.wait()
+        await eventually(lambda: delivery.keeper.breaks("gate") > breaks)
+        for step in range(20):
+            await delivery.publish(camera.frame(keyframe=step % 10 == 0))
+        await hub.start()
+        await delivery.publish(camera.frame(keyframe=True))
+        found = await all_stored(cloud, camera.sequence)
+        await eventually(lambda: delivery.idle)
+    assert sorted(frames_of(found)) == list(range(1, camera.sequence + 1))
+    check_chains(found)
+
+
+async def test_flapping_link(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
+    async with delivering(settings(hub, tmp_path / "edge")) as (delivery, epoch):
+        camera = Camera("gate", epoch)
+        for step in range(120):
+            await delivery.publish(camera.frame(keyframe=step % 40 == 0))
+            session = delivery.hub.session
+            if step % 7 == 0 and session is not None:
+                await session.client.close()
+        await eventually(lambda: delivery.idle, within_s=20)
+    assert frames_of(await stored_envelopes(cloud)) == list(range(1, 121))
+
+
+async def test_hub_without_its_streams_is_waited_for(hub: LocalHub, tmp_path: Path) -> None:
+    client = await cloud_client(hub)
+    await streams.ensure(client.jetstream(), StreamSettings())
+    async with delivering(settings(hub, tmp_path / "edge")) as (delivery, epoch):
+        camera = Camera("gate", epoch)
+        await delivery.publish(camera.frame(keyframe=True))
+        await eventually(lambda: delivery.idle)
+        await client.jetstream().delete_stream("FRAMES")
+        for _ in range(10):
+            await delivery.publish(camera.frame())
+        await eventually(lambda: delivery.forwarder is not None and delivery.forwarder.problem)
+        await streams.ensure(client.jetstream(), StreamSettings())
+        await eventually(lambda: delivery.idle, within_s=20)
+        assert delivery.forwarder is not None
+        assert delivery.forwarder.problem == ""
+    assert frames_of(await stored_envelopes(client)) == list(range(2, 12))
+    await client.close()
+
+
+async def test_too_large_for_the_hub_is_set_aside_and_told(tmp_path: Path) -> None:
+    config = f'max_payload: 65536\njetstream {{ store_dir: "{tmp_path / "js"}" }}\n'
+    server = NatsServer(config, work_dir=tmp_path / "hub", name="hub")
+    url = await server.start()
+    client = await bus.connect(url, name="cloud", wait=False)
+    await streams.ensure(client.jetstream(), StreamSettings())
+    chosen = AgentSettings(
+        tenant="acme",
+        site=SITE,
+        device="box1",
+        state_dir=tmp_path / "edge",
+        hub=HubSettings(url=url),
+        cameras=(CameraSettings(name="gate", source="pattern:64x48@5"),),
+    )
+    try:
+        async with delivering(chosen) as (delivery, epoch):
+            camera = Camera("gate", epoch)
+            for step in range(30):
+                size = 100_000 if step == 10 else 9_000
+                await delivery.publish(camera.frame(keyframe=step % 10 == 0, size=size))
+            await eventually(lambda: delivery.idle, within_s=20)
+            assert delivery.forwarder is not None
+            assert delivery.forwarder.too_large == {"gate": 1}
+        found = await stored_envelopes(client)
+        assert frames_of(found) == list(range(1, 31))
+        ranges = [item.range for it in found for item in it.items if item.HasField("range")]
+        assert [(it.first_sequence, it.last_sequence, it.reason) for it in ranges] == [(11, 11, "too_large")]
+    finally:
+        await client.close()
+        await server.stop()
 
 
 async def test_full_hub_keeps_everything_in_order(hub: LocalHub, tmp_path: Path) -> None:

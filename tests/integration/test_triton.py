@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import signal
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -26,6 +28,8 @@ from eyeline.supervise import Supervisor
 from tests.support.eventually import eventually
 from tests.support.models import tiny_model
 from tests.support.servers import RunningTriton, serving
+
+CLIP = Path(__file__).parents[2] / "benchmarks" / "clips" / "street.mp4"
 
 # One server for this file.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -222,10 +226,16 @@ async def test_a_missing_installation_names_what_to_run(
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_bundled_model_is_served(triton: RunningTriton) -> None:
-    width, height = triton.card.input_size
+async def test_the_bundled_model_answers_for_real_pictures_alone_as_in_a_batch(triton: RunningTriton) -> None:
+    with av.open(str(CLIP)) as clip:
+        frames = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(clip.decode(video=0), 4)]
+    letterbox = triton.card.letterbox(frames[0].shape[1], frames[0].shape[0])
+    pictures = np.stack([letterbox.apply(frame) for frame in frames])
     async with TritonModel(triton.url, triton.card) as model:
         await model.wait_ready()
-        answer = await model.infer(np.zeros((2, height, width, 3), np.uint8))
-    assert answer.boxes.shape == (2, triton.card.max_detections, 6)
-    assert answer.count.tolist() == [0, 0]
+        alone = [await model.infer(picture[None]) for picture in pictures]
+        whole = await model.infer(pictures)
+    assert whole.boxes.shape == (4, triton.card.max_detections, 6)
+    for i, answer in enumerate(alone):
+        assert answer.count[0] == whole.count[i] > 0
+        np.testing.assert_allclose(answer.boxes[0], whole.boxes[i], atol=1e-2)

@@ -45,7 +45,7 @@ def still(scene: NDArray[np.float32], seconds: float, fps: float = FPS) -> list[
 
 @pytest.mark.parametrize("noise", [0.0, 2.0, 6.0, 10.0])
 def test_still_scene_is_idle_after_its_first_frame(noise: float) -> None:
-    reasons = Camera(noise=noise).play(still(background(), 30))
+    reasons = Camera(noise=noise).play(still(background(), 15))
     assert reasons[0] is GateReason.FIRST
     assert set(reasons[1:]) == {GateReason.IDLE}
 
@@ -66,8 +66,8 @@ def test_entrant_opens_at_once_and_all_along(noise: float, speed_px: float) -> N
 def test_slow_entrant_is_not_absorbed_while_it_moves() -> None:
     camera, scene = Camera(noise=3.0), background()
     camera.play(still(scene, 5))
-    reasons = camera.play(with_box(scene, 100 + 0.6 * n, 150, (60, 120), 230) for n in range(600))
-    assert Counter(reasons)[GateReason.MOTION] > 0.95 * 600
+    reasons = camera.play(with_box(scene, 100 + 0.6 * n, 150, (60, 120), 230) for n in range(300))
+    assert Counter(reasons)[GateReason.MOTION] > 0.95 * 300
 
 
 def test_low_contrast_entrant_in_noise() -> None:
@@ -82,11 +82,11 @@ def test_parked_object_is_absorbed_and_its_leaving_opens() -> None:
     camera, scene = Camera(noise=3.0), background()
     camera.play(still(scene, 10))
     parked = with_box(scene, 200, 200, (120, 60), 210)
-    reasons = camera.play(still(parked, 30))
+    reasons = camera.play(still(parked, 15))
     assert reasons[0] is GateReason.MOTION
-    assert set(reasons[-200:]) == {GateReason.IDLE}
+    assert set(reasons[-80:]) == {GateReason.IDLE}
     assert camera.show(scene).reason is GateReason.MOTION
-    assert set(camera.play(still(scene, 30))[-200:]) == {GateReason.IDLE}
+    assert set(camera.play(still(scene, 15))[-80:]) == {GateReason.IDLE}
 
 
 @pytest.mark.parametrize("noise", [0.0, 4.0])
@@ -115,7 +115,7 @@ def test_entrant_during_a_change_of_light_opens() -> None:
     assert camera.show(brighter).reason is GateReason.MOTION
 
 
-@pytest.mark.parametrize("crf", [23, 32, 40])
+@pytest.mark.parametrize("crf", [23, 36])
 def test_pulsing_of_a_coded_stream_is_no_motion(crf: int) -> None:
     """A camera's own encoder redraws the whole picture with every keyframe, here once a second."""
     scene, random = background(), np.random.default_rng(3)
@@ -125,14 +125,14 @@ def test_pulsing_of_a_coded_stream_is_no_motion(crf: int) -> None:
     encoder.options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(crf)}
     decoder = av.CodecContext.create("h264", "r")
     camera, reasons = Camera(), []
-    for n in range(300):
+    for n in range(200):
         shown = picture(as_luma(scene, noise=5.0, random=random))
         shown.pts = n
         for packet in encoder.encode(shown):
             for decoded in decoder.decode(packet):
                 luma = Frame(n + 1, 0, 0, decoded).luma()
                 reasons.append(camera.gate.look(luma, n * camera.step_ns).reason)
-    assert len(reasons) > 290
+    assert len(reasons) > 190
     # Its first seconds are learned from.
     assert set(reasons[40:]) == {GateReason.IDLE}
 

@@ -1,0 +1,198 @@
+"""Results, images and devices as the `eyeline` command shows them: for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from eyeline._status import one_line
+from eyeline.moments import format_duration, format_moment
+from eyeline.v1 import device_pb2
+from eyeline.values import Detections, ImageAnswer, Provenance, Result
+
+_STYLES = {
+    Provenance.CLOUD: "green",
+    Provenance.EDGE: "cyan",
+    Provenance.PROPAGATED: "blue",
+    Provenance.DEGRADED: "yellow",
+}
+_STATE_STYLES = {
+    device_pb2.CAMERA_STATE_LIVE: "green",
+    device_pb2.CAMERA_STATE_FAILED: "red",
+    device_pb2.CAMERA_STATE_RECONNECTING: "yellow",
+}
+
+
+def result_line(result: Result) -> Text:
+    """One line about a result."""
+    line = Text(no_wrap=True, overflow="ignore")
+    line.append(format_moment(result.captured_ns), "dim")
+    line.append(f"  {one_line(result.site)}/{one_line(result.camera)}", "bold")
+    line.append(f"  #{result.sequence}")
+    if result.frames > 1:
+        line.append(f"-{result.last_sequence}")
+    line.append(f"  {result.provenance.name.lower()}", _STYLES[result.provenance])
+    if not result.final:
+        line.append(" (provisional)", "dim")
+    if result.provenance is Provenance.DEGRADED:
+        line.append(f"  no answer: {one_line(result.reason) or 'no reason given'}", "yellow")
+        if len(result.detections):
+            line.append(f"; last known: {summary(result.detections)}", "dim")
+    else:
+        line.append(f"  {summary(result.detections)}")
+    if result.captured_ns and result.answered_ns:
+        line.append(f"  {format_duration(result.answered_ns - result.captured_ns)}", "dim")
+    return line
+
+
+def summary(detections: Detections) -> str:
+    """Such as '2 person, 1 car', most first; 'nothing' when empty."""
+    counts = Counter(one_line(name) or "?" for name in detections.class_names)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+
+
+def result_object(result: Result) -> dict[str, Any]:
+    """A result for JSON."""
+    return {
+        "site": result.site,
+        "camera": result.camera,
+        "device": result.device,
+        "epoch": {"counter": result.epoch.counter, "random_id": result.epoch.random_id.hex()},
+        "sequence": result.sequence,
+        "last_sequence": result.last_sequence,
+        "revision": result.revision,
+        "final": result.final,
+        "provenance": result.provenance.name,
+        "reason": result.reason,
+        "model": result.model,
+        "model_version": result.model_version,
+        "detections": detection_objects(result.detections),
+        "captured_ns": result.captured_ns,
+        "answered_ns": result.answered_ns,
+        "source_size": list(result.source_size),
+        "resume_token": result.resume_token,
+    }
+
+
+def detection_objects(detections: Detections) -> list[dict[str, Any]]:
+    """Detections for JSON, boxes as x1, y1, x2, y2 in source pixels."""
+    return [
+        {
+            "class": detections.class_names[i],
+            "class_id": int(detections.class_ids[i]),
+            "score": round(float(detections.scores[i]), 4),
+            "box": [round(value, 2) for value in detections.boxes[i].tolist()],
+            "track_id": int(detections.track_ids[i]),
+        }
+        for i in range(len(detections))
+    ]
+
+
+def image_object(name: str, answer: ImageAnswer) -> dict[str, Any]:
+    """An image's answer for JSON."""
+    return {
+        "image": name,
+        "image_size": list(answer.image_size),
+        "model": answer.model,
+        "model_version": answer.model_version,
+        "detections": detection_objects(answer.detections),
+        "infer_ns": answer.infer_ns,
+    }
+
+
+def image_table(name: str, answer: ImageAnswer) -> Table:
+    """An image's answer as a table."""
+    width, height = answer.image_size
+    title = f"{one_line(name)}: {width}x{height} px, {summary(answer.detections)}"
+    model = f"{one_line(answer.model)} {one_line(answer.model_version)}".strip()
+    table = Table(
+        title=Text(title), caption=Text(f"{model}, {format_duration(answer.infer_ns)}"), title_justify="left"
+    )
+    table.add_column("object")
+    for column in ("score", "left", "top", "right", "bottom"):
+        table.add_column(column, justify="right")
+    for i, box in enumerate(answer.detections.boxes.tolist()):
+        name_ = Text(one_line(answer.detections.class_names[i]))
+        table.add_row(name_, f"{float(answer.detections.scores[i]):.2f}", *(f"{value:.0f}" for value in box))
+    return table
+
+
+def device_object(device: device_pb2.Device) -> dict[str, Any]:
+    """A device for JSON."""
+    status = device.status
+    return {
+        "site": status.site,
+        "device": status.device,
+        "agent_version": status.agent_version,
+        "reported_ns": status.reported_ns,
+        "stored_ns": status.stored_ns,
+        "hub_connected": status.hub_connected,
+        "clock_offset_ns": status.clock.offset_ns,
+        "clock_uncertainty_ns": status.clock.uncertainty_ns,
+        "spool_bytes": status.spool.bytes,
+        "spool_limit_bytes": status.spool.limit_bytes,
+        "spool_oldest_age_ns": status.spool.oldest_age_ns,
+        "resident_bytes": status.resident_bytes,
+        "edge_model": status.edge_model.name,
+        "config_revision": status.config_revision,
+        "desired_revision": device.desired.revision,
+        "cameras": [
+            {
+                "camera": camera.camera,
+                "state": device_pb2.CameraState.Name(camera.state).removeprefix("CAMERA_STATE_").lower()
+                if camera.state in device_pb2.CameraState.values()
+                else str(camera.state),
+                "message": camera.message,
+                "frames_captured": camera.frames_captured,
+                "frames_sent": camera.frames_sent,
+                "frames_idle": camera.frames_idle,
+                "frames_skipped": camera.frames_skipped,
+                "frames_dropped": dict(camera.frames_dropped),
+                "bytes_published": camera.bytes_published,
+                "capture_fps": round(camera.capture_fps, 2),
+                "size": [camera.width_px, camera.height_px],
+                "last_sequence": camera.last_sequence,
+                "reconnects": camera.reconnects,
+            }
+            for camera in status.cameras
+        ],
+    }
+
+
+def device_table(devices: list[device_pb2.Device], now_ns: int) -> Table:
+    """One row a camera, under its device."""
+    table = Table()
+    for column in ("device", "heard", "hub", "spool", "camera", "state"):
+        table.add_column(column)
+    for column in ("fps", "captured", "sent", "dropped"):
+        table.add_column(column, justify="right")
+    table.add_column("message")
+    for device in devices:
+        status = device.status
+        heard_ns = status.stored_ns or status.reported_ns
+        own = (
+            Text(f"{one_line(status.site)}/{one_line(status.device)}", "bold"),
+            Text(f"{format_duration(max(now_ns - heard_ns, 0))} ago" if heard_ns else "never"),
+            Text("connected", "green") if status.hub_connected else Text("away", "yellow"),
+            Text(f"{status.spool.bytes / 1e6:.1f} MB"),
+        )
+        for i, shown in enumerate(device_object(device)["cameras"] or [None]):
+            first = own if i == 0 else (Text(),) * len(own)
+            if shown is None:
+                table.add_row(*first, Text("no cameras", "dim"))
+                continue
+            style = _STATE_STYLES.get(status.cameras[i].state, "")
+            table.add_row(
+                *first,
+                Text(one_line(shown["camera"])),
+                Text(shown["state"], style),
+                f"{shown['capture_fps']:.1f}",
+                str(shown["frames_captured"]),
+                str(shown["frames_sent"]),
+                str(sum(shown["frames_dropped"].values())),
+                Text(one_line(shown["message"])),
+            )
+    return table
