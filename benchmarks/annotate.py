@@ -21,6 +21,7 @@ _BAR = {
     Provenance.DEGRADED: (50, 50, 210),
 }
 _BAR_PX = 22
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw(image: NDArray[np.uint8], detections: Detections) -> None:
@@ -31,7 +32,7 @@ def draw(image: NDArray[np.uint8], detections: Detections) -> None:
         cv2.rectangle(image, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)
         track = f" #{detections.track_ids[row]}" if detections.track_ids[row] else ""
         label = f"{detections.class_names[row]} {detections.scores[row]:.2f}{track}"
-        _text(image, label, (x1, y1 - 3 if y1 > _BAR_PX + 16 else y2 + 13), colour)
+        _label(image, label, (x1 - 1, y1 - 1 if y1 > _BAR_PX + 14 else y2 + 13), colour)
 
 
 def draw_answer(image: NDArray[np.uint8], result: Result | None, sequence: int) -> None:
@@ -44,7 +45,7 @@ def draw_answer(image: NDArray[np.uint8], result: Result | None, sequence: int) 
         colour = _BAR[result.provenance]
         words = f"{result.provenance.name}  {result.reason or result.model}  {delay:.0f} ms after capture"
     image[:_BAR_PX] = colour
-    _text(image, f"frame {sequence}  {words}", (6, 15), (255, 255, 255), back=False)
+    cv2.putText(image, f"frame {sequence}  {words}", (6, 15), _FONT, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def write_video(path: Path, images: Iterable[NDArray[np.uint8]], fps: float) -> None:
@@ -70,14 +71,9 @@ def _colour(track: int) -> tuple[int, int, int]:
     return int(pixel[0]), int(pixel[1]), int(pixel[2])
 
 
-def _text(
-    image: NDArray[np.uint8],
-    text: str,
-    at: tuple[int, int],
-    colour: tuple[int, int, int],
-    *,
-    back: bool = True,
-) -> None:
-    if back:
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 3, cv2.LINE_AA)
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+def _label(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    """Text on a plate, its lower left corner at `at`."""
+    (width, height), _ = cv2.getTextSize(text, _FONT, 0.36, 1)
+    x, y = min(at[0], image.shape[1] - width - 4), at[1]
+    cv2.rectangle(image, (x, y - height - 4), (x + width + 3, y), colour, cv2.FILLED)
+    cv2.putText(image, text, (x + 2, y - 3), _FONT, 0.36, (0, 0, 0), 1, cv2.LINE_AA)

@@ -93,19 +93,18 @@ async def run(options: argparse.Namespace, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     state = out / "state"
     shutil.rmtree(state, ignore_errors=True)
-    began = time.monotonic()
-    names = [f"cam{number}" for number in range(1, options.cameras + 1)]
-    tallies = {name: Tally() for name in names}
+    tallies = {f"cam{number}": Tally() for number in range(1, options.cameras + 1)}
+    show = _Show(clip, options.seconds, state, console, tallies, time.monotonic())
     try:
         async with Cloud(state / "cloud") as cloud:
-            console.print(f"hub, Triton, worker and API are up after {time.monotonic() - began:.1f} s")
-            played = await _play(options, clip, cloud, names, tallies, state, console, began)
+            console.print(f"hub, Triton, worker and API are up after {time.monotonic() - show.began_s:.1f} s")
+            played = await _play(show, cloud)
     finally:
         shutil.rmtree(state, ignore_errors=True)
     console.print("asking the cloud model about the raw frames, for comparison ...")
     summary = await asyncio.to_thread(_summarize, clip, played, tallies, cloud.model)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    await asyncio.to_thread(_annotated, clip, out / "annotated.mp4", tallies[names[0]])
+    await asyncio.to_thread(_annotated, clip, out / "annotated.mp4", next(iter(tallies.values())))
     console.print(_table(summary))
     console.print(f"{out / 'summary.json'}   {out / 'annotated.mp4'}")
     complete = summary["results"] == summary["frames_captured"] and not summary["answered_twice"]
@@ -126,35 +125,39 @@ class Played:
     rungs: dict[str, str]
 
 
-async def _play(
-    options: argparse.Namespace,
-    clip: reference.Clip,
-    cloud: Cloud,
-    names: list[str],
-    tallies: dict[str, Tally],
-    state: Path,
-    console: Console,
-    began: float,
-) -> Played:
+@dataclass(slots=True)
+class _Show:
+    """What is played, and what came back so far."""
+
+    clip: reference.Clip
+    seconds: float
+    state: Path
+    console: Console
+    tallies: dict[str, Tally]
+    began_s: float
+
+
+async def _play(show: _Show, cloud: Cloud) -> Played:
+    tallies = show.tallies
     before = await asyncio.to_thread(triton_counters, cloud)
     first_answer_s: float | None = None
     async with Client(cloud.api) as client:
-        camera = {"source": str(clip.path.absolute()), "realtime": True, "loop": True}
-        agent = Agent(cloud, state / "agent", dict.fromkeys(names, camera))
+        camera = {"source": str(show.clip.path.absolute()), "realtime": True, "loop": True}
+        agent = Agent(cloud, show.state / "agent", dict.fromkeys(tallies, camera))
 
         async def listen() -> None:
             nonlocal first_answer_s
             async for result in client.subscribe(since_ns=time.time_ns()):
                 received_ns = time.time_ns()
                 if first_answer_s is None:
-                    first_answer_s = time.monotonic() - began
+                    first_answer_s = time.monotonic() - show.began_s
                 if result.camera in tallies:
                     tallies[result.camera].add(result, received_ns)
 
         listener = asyncio.create_task(listen())
         try:
             async with agent:
-                await _watch(options.seconds, client, agent, tallies, console)
+                await _watch(show, client, agent)
                 status = await agent.finish(client)
                 captured = {camera.camera: camera.frames_captured for camera in status.cameras}
                 await _settle(captured, tallies, listener)
@@ -179,22 +182,20 @@ async def _play(
     )
 
 
-async def _watch(
-    seconds: float, client: Client, agent: Agent, tallies: dict[str, Tally], console: Console
-) -> None:
+async def _watch(show: _Show, client: Client, agent: Agent) -> None:
     """Show progress until the time is up."""
     end: float | None = None
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with Live(console=show.console, refresh_per_second=4, transient=True) as live:
         while end is None or time.monotonic() < end:
             agent.check()
             status = await agent.status(client)
             if end is None and status is not None and any(c.frames_captured for c in status.cameras):
-                end = time.monotonic() + seconds
+                end = time.monotonic() + show.seconds
             table = Table(
                 "camera", "state", "captured", "with pixels", "answered", "objects", "KB sent", "delay"
             )
             for camera in status.cameras if status is not None else ():
-                tally = tallies[camera.camera]
+                tally = show.tallies[camera.camera]
                 newest = tally.by_frame.get(max(tally.by_frame, default=0))
                 recent = tally.delays_ms[-50:]
                 table.add_row(
@@ -224,6 +225,7 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     captured = sum(played.captured.values())
     results = sum(len(tally.by_frame) for tally in tallies.values())
     provenance = Counter(r.provenance.name for tally in tallies.values() for r in tally.by_frame.values())
+    reasons = Counter(r.reason for tally in tallies.values() for r in tally.by_frame.values() if r.reason)
     delays = [delay for tally in tallies.values() for delay in tally.delays_ms]
     card = catalogue.load(model)
     longest = max(played.captured.values(), default=0)
@@ -244,6 +246,7 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "results": results,
         "answered_twice": sum(tally.twice for tally in tallies.values()),
         "results_by_provenance": dict(provenance),
+        "degraded_by_reason": dict(reasons),
         "bytes_sent": played.bytes_sent,
         "bytes_per_frame": round(played.bytes_sent / max(captured, 1), 1),
         "jpeg_bytes_per_frame": round(jpeg, 1),
@@ -260,7 +263,7 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
 
 
 def _bands(card: catalogue.ModelCard) -> score.Bands:
-    """Answers count from the model's own threshold; the band reaches as far below and above as YOLOX's does."""
+    """Answers count from the model's own threshold; the band reaches as far around it as for YOLOX."""
     threshold = float(np.median(card.thresholds))
     return score.Bands(must=threshold * 1.25, ignore=threshold * 0.5, answer=threshold)
 
@@ -296,7 +299,7 @@ def _table(summary: dict[str, Any]) -> Table:
         f"{jpeg / max(summary['bytes_per_frame'], 1):.0f} times as many",
     )
     table.add_row(
-        "delay", f"capture to subscriber: p50 {delay['p50']} ms, p95 {delay['p95']} ms, p99 {delay['p99']} ms"
+        "delay", f"capture to subscriber, ms: p50 {delay['p50']}, p95 {delay['p95']}, p99 {delay['p99']}"
     )
     low, high = summary["f1_interval_95"]
     table.add_row(

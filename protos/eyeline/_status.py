@@ -42,7 +42,7 @@ _MAX_MESSAGE: Final = 300
 _NO_CONNECTION = re.compile(
     r"failed to connect|connections? to all|name resolution|dns |socket closed|goaway|connection reset|"
     r"keepalive|ping timeout|handshake|ssl_error|broken pipe|end of tcp stream|endpoint clos|recvmsg|"
-    r"tcp stream shutdown|transport clos|endpoint read failed",
+    r"tcp stream shutdown|transport clos|endpoint read failed|cancelling all calls",
     re.IGNORECASE,
 )
 _CAUSE = re.compile(

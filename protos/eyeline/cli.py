@@ -343,6 +343,7 @@ def _status_of(problem: errors.EyelineError) -> int:
 def main() -> None:
     """Entry point."""
     # One line a problem on stderr, the client's warnings included.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(format="eyeline: %(message)s", level=logging.WARNING)
     try:
         status = app(standalone_mode=False)
@@ -351,7 +352,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         raise SystemExit(INTERRUPTED) from None
     except _UsageError as problem:
-        text = str(getattr(problem, "format_message", lambda: problem)())
+        text = str(getattr(problem, "format_message", problem.__str__)())
         if "\n" in text:  # the help, for lack of a command
             sys.stderr.write(f"{text}\n")
             raise SystemExit(USAGE) from None

@@ -17,7 +17,7 @@ _UNITS_NS: Final = {
     "d": 86_400 * 10**9,
     "w": 7 * 86_400 * 10**9,
 }
-_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|[smhdw])")
+_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|[smhdw])")
 _AGO = re.compile(rf"(?:{_PART.pattern})+")
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?P<fraction>\.\d{1,9})?\d*(?P<zone>[Zz]|[+-]\d\d:\d\d)", re.ASCII
