@@ -124,12 +124,16 @@ class Link:
         self.problem = ""
         self._connect = connect
         self._up = asyncio.Condition()
-        self._ended = WireBytes()
+        self._ended = self._seen = WireBytes()
 
     @property
     def wire(self) -> WireBytes:
         """Everything that went over the wire, over all sessions."""
-        return self._ended + count(self.session.client) if self.session is not None else self._ended
+        if self.session is not None:
+            now = count(self.session.client)
+            # A closed connection tells nothing any more: what it told last stands.
+            self._seen = now if now.sent >= self._seen.sent else self._seen
+        return self._ended + self._seen
 
     async def ready(self) -> Session:
         """The session, as soon as there is one."""
@@ -162,7 +166,7 @@ class Link:
                 _log.info("link_up", link=self.name)
                 await lost.wait()
             finally:
-                self._ended = self.wire
+                self._ended, self._seen = self.wire, WireBytes()
                 self.session = None
                 self.lost_at = time.monotonic()
                 session.closed.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Final
 
@@ -55,7 +55,7 @@ class Device:
     broker_pid: int | None
     config_revision: int
     edge_model: detection_pb2.ModelRef | None = None
-    wire: WireBytes = WireBytes()
+    wire: WireBytes = field(default_factory=WireBytes)
 
 
 def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_pb2.DeviceStatus:

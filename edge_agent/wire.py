@@ -35,5 +35,5 @@ def count(client: Any) -> WireBytes:
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         return WireBytes(*_COUNTS.unpack_from(info, _SENT_AT))
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):  # uvloop's closed sockets have descriptor -1
         return WireBytes()

@@ -35,7 +35,9 @@ def pictures(paths: list[Path]) -> NDArray[np.uint8]:
     """uint8 [N, 512, 512, 3] RGB: photographs, and of a video the frame in its middle."""
     found = []
     for path in paths:
-        picture: Any = cv2.imread(str(path)) if path.suffix.lower() in {".jpg", ".jpeg", ".png"} else _middle(path)
+        picture: Any = (
+            cv2.imread(str(path)) if path.suffix.lower() in {".jpg", ".jpeg", ".png"} else _middle(path)
+        )
         if picture is None:
             raise SystemExit(f"{path} is not a picture")
         letterbox = Letterbox.fit((picture.shape[1], picture.shape[0]), (SIDE, SIDE), centred=True, fill=0)
@@ -74,14 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("model", type=Path, help="centernet.json of the unpacked package")
     parser.add_argument("pictures", type=Path, nargs="+", help="photographs and videos")
-    parser.add_argument("--tfjs", type=Path, required=True, help="folder whose node_modules holds @tensorflow/tfjs")
+    parser.add_argument(
+        "--tfjs", type=Path, required=True, help="folder whose node_modules holds @tensorflow/tfjs"
+    )
     options = parser.parse_args()
     images = pictures(options.pictures)
     wanted, what = original(options.model, options.tfjs, images)
     made = network(options.model, (SIDE, SIDE)).SerializeToString()
     session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
     feed = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
-    outputs = [session.run(["heat", "distances"], {"network_input": feed[i : i + 1]}) for i in range(len(feed))]
+    outputs = [
+        session.run(["heat", "distances"], {"network_input": feed[i : i + 1]}) for i in range(len(feed))
+    ]
     wrong = []
     sys.stdout.write(f"{len(images)} pictures, {what}\n")
     for place, name in enumerate(("heat", "distances")):

@@ -25,12 +25,12 @@ import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from eyeline_models.coco import COCO
 from eyeline_models.graph import IR_VERSION, OPSET, Graph
 from eyeline_models.served import Form, Recipe, build, class_rows
 
 NAME = "centernet-mobilenetv3"
 FOLDER = Path(__file__).parent / "eyeline_models" / "centernet_mobilenetv3"
-COCO = ["person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic_light", "fire_hydrant", "stop_sign", "parking_meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports_ball", "kite", "baseball_bat", "baseball_glove", "skateboard", "surfboard", "tennis_racket", "bottle", "wine_glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot_dog", "pizza", "donut", "cake", "chair", "couch", "potted_plant", "bed", "dining_table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell_phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy_bear", "hair_drier", "toothbrush"]
 SERVED = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck", "cat", "dog", "horse")
 # Picked on street and doorway clips and COCO photographs: vehicles are confused with one another below.
 THRESHOLD = 0.4
@@ -40,7 +40,9 @@ THRESHOLDS = {"person": 0.35, "bicycle": 0.4, "motorcycle": 0.4}
 class Converter:
     """Walks the graph from its outputs to its input, once for each node."""
 
-    def __init__(self, model: dict[str, Any], weights: dict[str, NDArray[Any]], size: tuple[int, int]) -> None:
+    def __init__(
+        self, model: dict[str, Any], weights: dict[str, NDArray[Any]], size: tuple[int, int]
+    ) -> None:
         self._nodes = {node["name"]: node for node in model["modelTopology"]["node"]}
         self._weights, self._size = weights, size
         self.graph = Graph()
@@ -55,7 +57,9 @@ class Converter:
             method: Callable[[dict[str, Any]], tuple[str, tuple[int, int]]] | None
             method = getattr(self, f"_{node['op'].strip('_').lower()}", None)
             if method is None:
-                raise SystemExit(f"cannot convert {node['op']} ({name}): the package has another graph than 3.3.6")
+                raise SystemExit(
+                    f"cannot convert {node['op']} ({name}): the package has another graph than 3.3.6"
+                )
             self._done[name] = method(node)
         return self._done[name]
 
@@ -104,9 +108,16 @@ class Converter:
         high, wide, deep, _ = kernel.shape
         layout = self._pads(node, area, (high, wide))
         size = layout.pop("size")
-        weight = kernel.transpose(2, 3, 0, 1).reshape(-1, 1, high, wide) if depthwise else kernel.transpose(3, 2, 0, 1)
+        weight = (
+            kernel.transpose(2, 3, 0, 1).reshape(-1, 1, high, wide)
+            if depthwise
+            else kernel.transpose(3, 2, 0, 1)
+        )
         inputs = [source, self._weight(node["input"][1], weight)]
-        fused = [base64.b64decode(s).decode() for s in node["attr"].get("fused_ops", {}).get("list", {}).get("s", [])]
+        fused = [
+            base64.b64decode(s).decode()
+            for s in node["attr"].get("fused_ops", {}).get("list", {}).get("s", [])
+        ]
         if "BiasAdd" in fused:
             inputs.append(self._weight(node["input"][2], self._weights[node["input"][2]]))
         made = self.graph.op(
@@ -160,6 +171,9 @@ class Converter:
         return made, (2 * high, 2 * wide)
 
 
+HEAD = "CenternetHead/centernet_cls_output"
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The graph and its weights, as stored."""
     model = json.loads(path.read_text())
@@ -174,9 +188,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     return model, weights
 
 
-def network(path: Path, size: tuple[int, int]) -> onnx.ModelProto:
-    """The network alone: float32 [B, 3, H, W] RGB from 0 to 255 in, heat map and distances out."""
-    converter = Converter(*read(path), size)
+def network(path: Path, size: tuple[int, int], classes: tuple[int, ...] | None = None) -> onnx.ModelProto:
+    """The network alone: float32 [B, 3, H, W] RGB from 0 to 255 in, heat map and distances out.
+
+    classes: the channels of the heat map that are computed at all, a fifth of the work; by default every one.
+    """
+    model, weights = read(path)
+    if classes is not None:
+        for part in ("pointwise_weights", "biases"):
+            weights[f"{HEAD}/{part}"] = weights[f"{HEAD}/{part}"][..., list(classes)]
+    heats = len(COCO) if classes is None else len(classes)
+    converter = Converter(model, weights, size)
     graph = converter.graph
     for node, output in (("tower_0/keypoints", "heat"), ("tower_0/wh", "distances")):
         name, _ = converter.convert(node)
@@ -184,7 +206,7 @@ def network(path: Path, size: tuple[int, int]) -> onnx.ModelProto:
     width, height = size
     inputs = [helper.make_tensor_value_info("network_input", TensorProto.FLOAT, ["B", 3, height, width])]
     outputs = [
-        helper.make_tensor_value_info("heat", TensorProto.FLOAT, ["B", len(COCO), height // 4, width // 4]),
+        helper.make_tensor_value_info("heat", TensorProto.FLOAT, ["B", heats, height // 4, width // 4]),
         helper.make_tensor_value_info("distances", TensorProto.FLOAT, ["B", 4, height // 4, width // 4]),
     ]
     made = helper.make_model(
@@ -207,14 +229,16 @@ def main() -> None:
         form=Form.CENTERNET,
         input_size=tuple(options.size),
         outputs=("heat", "distances"),
-        keep=class_rows(COCO, SERVED),
-        classes_total=len(COCO),
+        keep=tuple(range(len(SERVED))),
+        classes_total=len(SERVED),
         floor=0.1,
+        # The peaks of the heat map are few: no more candidates than rows.
         max_detections=100,
+        candidates=100,
         rgb=True,
         nms_iou=0.6,
     )
-    served = build(network(options.model, recipe.input_size), recipe)
+    served = build(network(options.model, recipe.input_size, class_rows(COCO, SERVED)), recipe)
     options.out.mkdir(parents=True, exist_ok=True)
     data = served.SerializeToString()
     (options.out / "model.onnx").write_bytes(data)

@@ -1,10 +1,10 @@
 """What can be wrong with a model.
 
-    EyelineError
-    └── ModelError           a model that cannot be used; says which file and what to do
-        ├── UnknownModel     no such name in the catalogue
-        ├── BadModel         not an ONNX file, damaged, or of another form than we know
-        └── FetchFailed      a release that could not be fetched or was not what it should be (`retryable`)
+EyelineError
+└── ModelError           a model that cannot be used; says which file and what to do
+    ├── UnknownModel     no such name in the catalogue
+    ├── BadModel         not an ONNX file, damaged, or of another form than we know
+    └── FetchFailed      a release that could not be fetched or was not what it should be (`retryable`)
 """
 
 from __future__ import annotations

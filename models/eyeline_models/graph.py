@@ -50,7 +50,7 @@ class Graph:
 
     def ops(self, kind: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> list[str]:
         """A node with several outputs."""
-        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), name=outputs[0], **attributes))
         return list(outputs)
 
     def reduce(self, kind: str, value: str, axes: Sequence[int], *, keepdims: int) -> str:

@@ -25,9 +25,7 @@ class Letterbox:
     fill: int
 
     @classmethod
-    def fit(
-        cls, source: tuple[int, int], model: tuple[int, int], *, centred: bool, fill: int
-    ) -> Letterbox:
+    def fit(cls, source: tuple[int, int], model: tuple[int, int], *, centred: bool, fill: int) -> Letterbox:
         """The largest picture of the same aspect; at the top left, or `centred`. fill: 0 to 255."""
         scale = min(model[0] / source[0], model[1] / source[1])
         width = min(model[0], max(1, round(source[0] * scale)))
@@ -38,7 +36,9 @@ class Letterbox:
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [H, W, 3] of `source` size to uint8 [h, w, 3] of `model` size; raises ValueError otherwise."""
         if picture.shape != (self.source[1], self.source[0], 3):
-            raise ValueError(f"picture has shape {picture.shape}, expected {self.source[::-1]} and 3 channels")
+            raise ValueError(
+                f"picture has shape {picture.shape}, expected {self.source[::-1]} and 3 channels"
+            )
         if self.scaled != self.source:
             picture = cv2.resize(picture, self.scaled, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
         if self.scaled == self.model:

@@ -15,14 +15,13 @@ from typing import Final
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, version_converter
 
 from eyeline_models.graph import IR_VERSION, OPSET, Graph
 
-# Candidates before suppression; at most so many rows are served.
-_CANDIDATES: Final = 200
-# Suppression chains longer than this do not occur; each round settles one more link.
-_ROUNDS: Final = 16
+# Each round of suppression settles one more link of a chain in which every box would suppress the next. Real
+# pictures have chains of two or three; of a longer one than this, duplicates may stay, and nothing is lost.
+ROUNDS: Final = 64
 
 
 class Form(StrEnum):
@@ -32,7 +31,7 @@ class Form(StrEnum):
     YOLOX = "yolox"
     # [B, 4 + C, N]: box centre and size in pixels, class scores.
     YOLOV8 = "yolov8"
-    # logits [B, N, C or C + 1] and boxes [B, N, 4], centre and size from 0 to 1.
+    # logits [B, N, C], or [B, N, C + 1] whose last is "nothing", and boxes [B, N, 4], centre and size in 0 to 1.
     DETR = "detr"
     # heat map [B, C, H/4, W/4] and distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
     CENTERNET = "centernet"
@@ -46,6 +45,8 @@ class Recipe:
     network's order; the input is pixel * scale, less mean, by std. keep: the network's class indices that are
     served, in the order of the card's classes. outputs: names of the network's output(s), in the form's order.
     nms_iou: boxes of a class that overlap a better one by more are left out; None when none are expected.
+    candidates: so many of the best are looked at by suppression. softmax: class scores are the softmax of the
+    logits (DETR with "nothing" as a class) rather than their sigmoid.
     """
 
     form: Form
@@ -60,14 +61,19 @@ class Recipe:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     nms_iou: float | None = 0.65
+    candidates: int = 300
+    softmax: bool = False
 
 
 def build(network: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
-    """The served graph around `network`, whose one input is float32 [B or 1, 3, H, W]."""
-    graph = Graph(max(OPSET, _opset(network)))
+    """The served graph around `network`, whose one input is float32 or float16 [B, 3, H, W].
+
+    Raises ValueError when the network cannot be brought to an operator set that the graph can use.
+    """
+    network = _modern(network)
+    graph = Graph(_opset(network))
     width, height = recipe.input_size
-    feed = _preprocess(graph, recipe)
-    _inline(graph, network, feed)
+    _inline(graph, network, _preprocess(graph, recipe))
     scores, boxes = _FORMS[recipe.form](graph, recipe)
     _select(graph, recipe, scores, boxes)
     made = helper.make_model(
@@ -82,7 +88,7 @@ def build(network: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
             graph.initializers,
         ),
         opset_imports=[helper.make_opsetid("", graph.opset)],
-        ir_version=IR_VERSION,
+        ir_version=max(IR_VERSION, network.ir_version),
         producer_name="eyeline",
     )
     onnx.checker.check_model(made, full_check=True)
@@ -90,7 +96,19 @@ def build(network: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
 
 
 def _opset(network: onnx.ModelProto) -> int:
-    return max((entry.version for entry in network.opset_import if entry.domain in {"", "ai.onnx"}), default=OPSET)
+    versions = [entry.version for entry in network.opset_import if entry.domain in {"", "ai.onnx"}]
+    return max(versions, default=1)
+
+
+def _modern(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The network in an operator set that this module's nodes are written for, at least."""
+    if _opset(network) >= OPSET:
+        return network
+    try:
+        return version_converter.convert_version(network, OPSET)
+    except Exception as problem:  # noqa: BLE001  # the converter's errors share no public base
+        reason = (str(problem).splitlines() or [""])[0][:160]
+        raise ValueError(f"operator set {_opset(network)} cannot be raised to {OPSET}: {reason}") from None
 
 
 def _preprocess(graph: Graph, recipe: Recipe) -> str:
@@ -110,7 +128,14 @@ def _preprocess(graph: Graph, recipe: Recipe) -> str:
 def _inline(graph: Graph, network: onnx.ModelProto, feed: str) -> None:
     """Put the network's nodes behind the preprocessing, every name of theirs behind a prefix of its own."""
     known = {tensor.name for tensor in network.graph.initializer}
-    (entry,) = [value.name for value in network.graph.input if value.name not in known]
+    (entry,) = [value for value in network.graph.input if value.name not in known]
+    if entry.type.tensor_type.elem_type == TensorProto.FLOAT16:
+        feed = graph.op("Cast", feed, to=TensorProto.FLOAT16)
+    half = {
+        value.name
+        for value in network.graph.output
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16
+    }
     for tensor in network.graph.initializer:
         stored = onnx.TensorProto()
         stored.CopyFrom(tensor)
@@ -120,9 +145,16 @@ def _inline(graph: Graph, network: onnx.ModelProto, feed: str) -> None:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         copied.name = inner(node.name)
-        copied.input[:] = [feed if name == entry else inner(name) for name in node.input]
-        copied.output[:] = [inner(name) for name in node.output]
+        copied.input[:] = [feed if name == entry.name else _within(name, half) for name in node.input]
+        copied.output[:] = [_within(name, half) for name in node.output]
         graph.nodes.append(copied)
+    for name in sorted(half):
+        graph.op("Cast", _within(name, half), output=inner(name), to=TensorProto.FLOAT)
+
+
+def _within(name: str, half: set[str]) -> str:
+    """A tensor of the network; its float16 outputs step aside for their float32 twins."""
+    return f"{inner(name)}/float16" if name in half else inner(name)
 
 
 def inner(name: str) -> str:
@@ -160,8 +192,14 @@ def _yolov8(graph: Graph, recipe: Recipe) -> tuple[str, str]:
 
 
 def _detr(graph: Graph, recipe: Recipe) -> tuple[str, str]:
-    """Carion et al., "End-to-End Object Detection with Transformers"; sigmoid scores as in its successors."""
-    scores = graph.op("Sigmoid", _kept(graph, recipe, inner(recipe.outputs[0])))
+    """Carion et al., "End-to-End Object Detection with Transformers", and its successors
+    with sigmoid scores.
+    """
+    logits = inner(recipe.outputs[0])
+    if recipe.softmax:
+        scores = _kept(graph, recipe, graph.op("Softmax", logits, axis=2))
+    else:
+        scores = graph.op("Sigmoid", _kept(graph, recipe, logits))
     width, height = recipe.input_size
     boxes = graph.op("Mul", inner(recipe.outputs[1]), graph.floats([[[width, height, width, height]]]))
     names = [graph.name("centre"), graph.name("size")]
@@ -172,7 +210,9 @@ def _detr(graph: Graph, recipe: Recipe) -> tuple[str, str]:
 def _centernet(graph: Graph, recipe: Recipe) -> tuple[str, str]:
     """Zhou et al., "Objects as Points": a peak of the heat map is an object."""
     width, height = (side // 4 for side in recipe.input_size)
-    heat = graph.op("Gather", inner(recipe.outputs[0]), graph.ints(recipe.keep), axis=1)
+    heat = inner(recipe.outputs[0])
+    if recipe.keep != tuple(range(recipe.classes_total)):
+        heat = graph.op("Gather", heat, graph.ints(recipe.keep), axis=1)
     highest = graph.op("MaxPool", heat, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     # No neighbour is higher.
     peak = graph.cast(graph.op("GreaterOrEqual", heat, highest), np.float32)
@@ -210,21 +250,21 @@ def _select(graph: Graph, recipe: Recipe, scores: str, boxes: str) -> None:
     """From scores [B, N, C] and boxes [B, N, 4] to the outputs."""
     best = graph.reduce("ReduceMax", scores, [2], keepdims=0)
     which = graph.cast(graph.op("ArgMax", scores, axis=2, keepdims=0), np.float32)
-    candidates = max(_CANDIDATES, recipe.max_detections) if recipe.nms_iou else recipe.max_detections
+    candidates = max(recipe.candidates, recipe.max_detections) if recipe.nms_iou else recipe.max_detections
     top, index = graph.ops(
         "TopK", best, graph.ints([candidates]), outputs=[graph.name("top"), graph.name("index")], axis=1
     )
     box_index = graph.op("Expand", _column(graph, index), graph.ints([1, 1, 4]))
     found = graph.op("GatherElements", boxes, box_index, axis=1)
     classes = graph.op("GatherElements", which, index, axis=1)
-    # Multiplied by whether it is served at all; what is not served is all zeros.
-    served = graph.cast(graph.op("GreaterOrEqual", top, graph.floats(recipe.floor)), np.float32)
+    served = graph.op("GreaterOrEqual", top, graph.floats(recipe.floor))
     if recipe.nms_iou:
-        served = graph.op("Mul", served, _suppress(graph, found, classes, recipe.nms_iou, candidates))
+        kept = _suppress(graph, found, classes, recipe.nms_iou, candidates)
+        served = graph.op("And", served, graph.op("Greater", kept, graph.floats(0.5)))
     rows = graph.op("Concat", found, _column(graph, top), _column(graph, classes), axis=2)
-    # Served rows to the front, best first.
-    order = graph.op("Mul", top, served)
-    _, places = graph.ops(
+    # Served rows to the front, best first. Where rather than Mul: a box may be infinite.
+    order = graph.op("Where", served, top, graph.floats(0.0))
+    ordered, places = graph.ops(
         "TopK",
         order,
         graph.ints([recipe.max_detections]),
@@ -233,9 +273,9 @@ def _select(graph: Graph, recipe: Recipe, scores: str, boxes: str) -> None:
     )
     row_index = graph.op("Expand", _column(graph, places), graph.ints([1, 1, 6]))
     rows = graph.op("GatherElements", rows, row_index, axis=1)
-    in_place = graph.op("GatherElements", served, places, axis=1)
-    graph.op("Mul", rows, _column(graph, in_place), output="boxes")
-    total = graph.op("ReduceSum", in_place, graph.ints([1]), keepdims=0)
+    in_place = graph.op("Greater", ordered, graph.floats(0.0))
+    graph.op("Where", _column(graph, in_place), rows, graph.floats(0.0), output="boxes")
+    total = graph.op("ReduceSum", graph.cast(in_place, np.float32), graph.ints([1]), keepdims=0)
     graph.op("Cast", total, output="count", to=TensorProto.INT32)
 
 
@@ -243,7 +283,8 @@ def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int) ->
     """1 for what greedy suppression keeps, else 0, float32 [B, K]; boxes come best first.
 
     Greedy suppression is the fixed point of "kept unless a kept better one of my class overlaps me", reached
-    after as many rounds as the longest chain of such pairs has links.
+    after as many rounds as the longest chain of such pairs has links. An even number of rounds keeps at least
+    what greedy suppression keeps.
     """
     left, top, right, bottom = graph.columns(boxes, 4)
     across = [_row(graph, side) for side in (left, top, right, bottom)]
@@ -256,15 +297,21 @@ def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int) ->
     of_class = _column(graph, classes)
     difference = graph.op("Abs", graph.op("Sub", of_class, _row(graph, of_class)))
     same = graph.op("Less", difference, graph.floats(0.5))
-    pairs = graph.cast(graph.op("And", overlaps, same), np.float32)
     # Row i, column j: j is better than i and would suppress it.
-    pairs = graph.op("Mul", pairs, graph.floats(np.tril(np.ones((1, count, count)), -1)))
-    one = graph.floats(1.0)
-    hit = graph.reduce("ReduceMax", pairs, [2], keepdims=1)
-    kept = graph.op("Sub", one, hit)
-    for _ in range(_ROUNDS - 1):
-        hits = graph.op("MatMul", pairs, kept)
-        kept = graph.op("Sub", one, graph.op("Min", hits, one))
+    places = np.arange(count, dtype=np.float32)
+    better = graph.op(
+        "Greater", graph.floats(places.reshape(1, -1, 1)), graph.floats(places.reshape(1, 1, -1))
+    )
+    pairs = graph.cast(graph.op("And", graph.op("And", overlaps, same), better), np.float32)
+    # One round is Relu(1 - pairs @ kept); a last column of ones makes that a single product.
+    padded = graph.op("Pad", pairs, graph.ints([0, 0, 0, 0, 1, 1]))
+    step = graph.op("Sub", graph.floats((np.arange(count + 1) == count).reshape(1, 1, -1)), padded)
+    kept = graph.op(
+        "Relu", graph.op("Sub", graph.floats(1.0), graph.reduce("ReduceMax", padded, [2], keepdims=1))
+    )
+    for _ in range(ROUNDS - 1):
+        kept = graph.op("Relu", graph.op("MatMul", step, kept))
+    kept = graph.op("Slice", kept, graph.ints([0]), graph.ints([count]), graph.ints([1]))
     return graph.op("Squeeze", kept, graph.ints([2]))
 
 

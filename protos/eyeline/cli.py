@@ -13,6 +13,9 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
+import eyeline._quiet  # noqa: F401  # before anything that loads gRPC
+
+# isort: split
 import typer
 from rich.console import Console
 
@@ -343,7 +346,6 @@ def _status_of(problem: errors.EyelineError) -> int:
 def main() -> None:
     """Entry point."""
     # One line a problem on stderr, the client's warnings included.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(format="eyeline: %(message)s", level=logging.WARNING)
     try:
         status = app(standalone_mode=False)

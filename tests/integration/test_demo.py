@@ -1,0 +1,62 @@
+"""The demo, as a newcomer runs it: real servers, a real clip, in real time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ("nats-server", "tritonserver", "edge_agent", "cloud_inference")
+
+
+def ours(folder: Path) -> list[str]:
+    """Processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if str(folder) in line and any(name in line for name in PROGRAMS):
+            found.append(line)
+    return found
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.demo", "--out", str(folder), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("cameras", "seconds"), [(1, 10), (4, 15)])
+def test_every_captured_frame_is_answered_once(tmp_path: Path, cameras: int, seconds: int) -> None:
+    done = demo(tmp_path, "--cameras", str(cameras), "--seconds", str(seconds))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["results"] == summary["frames_captured"] >= cameras * seconds * 9
+    assert summary["answered_twice"] == 0
+    assert sum(summary["results_by_provenance"].values()) == summary["results"]
+    assert 0 < summary["bytes_per_frame"] < summary["jpeg_bytes_per_frame"] / 20
+    assert summary["f1_vs_reference"] > 0.85
+    assert 0 < summary["response_delay_ms"]["p50"] <= summary["response_delay_ms"]["p99"]
+    triton = summary["triton"]
+    assert triton["inferences"] == summary["results_by_provenance"]["CLOUD"]
+    if cameras > 1:
+        assert triton["mean_batch"] > 1
+    with av.open(str(tmp_path / "annotated.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == min(300, summary["frames_captured"] // cameras)
+    assert ours(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotated.mp4", "summary.json"]
+
+
+def test_a_file_that_is_no_video_is_one_line(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a video")
+    for name in (text, tmp_path / "missing.mp4"):
+        done = demo(tmp_path / "out", "--video", str(name))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"demo: {name} is not a video that can be read")
+        assert done.stderr.count("\n") == 1
