@@ -36,7 +36,14 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
 
     def __init__(self, tenants: Tenants, auth: Authenticator, *, max_streams: int) -> None:
         self._tenants, self._auth, self._max_streams = tenants, auth, max_streams
-        self._streams = 0
+        self._subscriptions: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End every subscription with UNAVAILABLE: they do not end by themselves."""
+        self._stopping = True
+        for task in self._subscriptions:
+            task.cancel()
 
     @streaming
     async def Subscribe(  # type: ignore[override]  # noqa: N802  # the stubs know no servicer that writes
@@ -45,18 +52,33 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         """Results as they are stored, until cancelled; the first response is empty."""
         caller = self._auth.caller(context)
         wanted = _subjects(request.cameras)
-        if self._streams >= self._max_streams:
+        if len(self._subscriptions) >= self._max_streams:
             raise Refusal(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"{self._max_streams} subscriptions are open, no more are served",
             )
-        self._streams += 1
-        metrics.STREAMS.set(self._streams)
-        feed: Feed | None = None
+        task = asyncio.current_task()
+        if task is not None:
+            self._subscriptions.add(task)
+        metrics.STREAMS.set(len(self._subscriptions))
         try:
-            hub = self._tenants.hub(caller.tenant)
-            stream = await hub.stream_identity()
-            feed, after = await self._start(hub, stream, wanted, request)
+            await self._follow(request, caller, wanted, context)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            raise Refusal(StatusCode.UNAVAILABLE, "the server stops; resume elsewhere") from None
+        finally:
+            if task is not None:
+                self._subscriptions.discard(task)
+            metrics.STREAMS.set(len(self._subscriptions))
+
+    async def _follow(
+        self, request: result_pb2.SubscribeRequest, caller: Caller, wanted: list[str], context: Any
+    ) -> None:
+        hub = self._tenants.hub(caller.tenant)
+        stream = await hub.stream_identity()
+        feed, after = await self._start(hub, stream, wanted, request)
+        try:
             await feed.open()
             await context.write(result_pb2.SubscribeResponse())
             while True:
@@ -70,10 +92,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                     metrics.RESULTS.inc(len(response.results))
                     await context.write(response)
         finally:
-            self._streams -= 1
-            metrics.STREAMS.set(self._streams)
-            if feed is not None:
-                await asyncio.shield(feed.close())
+            await asyncio.shield(feed.close())
 
     async def _start(
         self, hub: TenantHub, stream: bytes, wanted: list[str], request: result_pb2.SubscribeRequest

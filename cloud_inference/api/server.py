@@ -105,9 +105,8 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
             ("grpc.so_reuseport", 0),
         ]
     )
-    result_pb2_grpc.add_ResultsServicer_to_server(
-        ResultsService(tenants, auth, max_streams=settings.api.max_streams), server
-    )
+    results = ResultsService(tenants, auth, max_streams=settings.api.max_streams)
+    result_pb2_grpc.add_ResultsServicer_to_server(results, server)
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceService(model, card, auth, max_image_bytes=settings.api.max_image_bytes), server
     )
@@ -143,6 +142,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
                     task.cancel()
     finally:
         await health.enter_graceful_shutdown()
+        results.stop()
         await server.stop(_GRACE_S)
         for hub in tenants.hubs.values():
             await hub.connection.close()

@@ -106,10 +106,14 @@ async def test_only_the_cameras_asked_for_and_only_final_ones(hub: LocalHub) -> 
 
 
 async def test_a_token_outlives_restarts_of_api_and_hub(hub: LocalHub) -> None:
-    async with running_api(hub) as serving, channel(serving) as opened:
+    async with running_api(hub) as serving:
+        # A client's channel outlives the server.
+        opened = grpc.aio.insecure_channel(serving.address)
         standing = await Subscription(opened).stand()
         await store(js_of(serving), [result(1), result(2)])
         token = (await standing.take(2))[0].resume_token
+    assert await standing.call.code() == grpc.StatusCode.UNAVAILABLE
+    await opened.close()
     await hub.stop(0)
     await hub.start()
     async with running_api(hub) as serving, channel(serving) as opened:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from grpc import StatusCode
 
+from cloud_inference.hub import LocalHub
+from tests.support.api import result, running_api, store
 from tests.support.fake_api import FakeApi, Fault, made_result, running_fake_api
 from tests.support.node import NodeClient
 
@@ -70,3 +72,24 @@ async def test_reads_what_a_gap_is(api: FakeApi) -> None:
             "missing_messages": "3",
         }
     ]
+
+
+async def test_against_the_real_api(hub: LocalHub) -> None:
+    async with running_api(hub) as serving:
+        js = serving.tenants.hubs["acme"].js
+        first = await NodeClient.start(serving.address, "subscribe", "2", token="for-acme")
+        assert await first.line() == {"stands": True}
+        await store(js, [result(1), result(2), result(3)])
+        status, results = await first.finish()
+        assert (status, [line["sequence"] for line in results]) == (0, ["1", "2"])
+        await store(js, [result(4)])
+        token = results[-1]["resume_token"]
+        second = await NodeClient.start(serving.address, "subscribe", "2", token, token="for-acme")
+        assert await second.line() == {"stands": True}
+        assert [line["sequence"] for line in (await second.finish())[1]] == ["3", "4"]
+        refused = await NodeClient.start(serving.address, "subscribe", "1", "rubbish", token="for-acme")
+        status, lines = await refused.finish()
+        assert (status, lines[0]["error"]) == (1, "INVALID_ARGUMENT")
+        stranger = await NodeClient.start(serving.address, "latest", "yard/gate", token="nobody")
+        status, lines = await stranger.finish()
+        assert (status, lines[0]["error"]) == (1, "UNAUTHENTICATED")

@@ -72,7 +72,9 @@ function readFields(buffer) {
 function gapOf(error) {
   const [status] = error.metadata ? error.metadata.get("grpc-status-details-bin") : [];
   if (!status) return {};
-  const detail = readFields(readFields(status)[3]);
+  const packed = readFields(status)[3];
+  if (!packed) return {};
+  const detail = readFields(packed);
   if (!detail[1].toString().endsWith("/eyeline.v1.ResumeGap")) return {};
   const gap = readFields(detail[2]);
   return { oldest_time_ns: String(gap[2] ?? 0n), missing_messages: String(gap[3] ?? 0n) };
