@@ -8,16 +8,24 @@ writes `summary.json` and `annotated.mp4` into the output folder.
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Nothing runs yet: while modules load, Ctrl-C just ends us.
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, lambda number, _: os._exit(128 + number))
+
 import argparse
 import asyncio
 import contextlib
 import json
 import shutil
-import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +38,7 @@ from rich.table import Table
 from benchmarks import annotate, reference, score
 from benchmarks.system import Agent, Cloud, triton_counters
 from eyeline import Client
-from eyeline.errors import EyelineError
+from eyeline.errors import ConfigError, EyelineError
 from eyeline.values import Detections, Result
 from eyeline_models import catalogue
 
@@ -73,44 +81,96 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.seconds <= 0 or not 1 <= options.cameras <= 64:
         parser.error("--seconds must be above 0, --cameras 1 to 64")
     try:
-        with asyncio.Runner() as runner:
-            return runner.run(run(options, console))
+        return run(options, console)
     except EyelineError as problem:
         print(f"demo: {problem}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except _Stopped as stopped:
         print("demo: stopped", file=sys.stderr)
-        return 130
+        return 128 + stopped.number
 
 
-async def run(options: argparse.Namespace, console: Console) -> int:
-    """Start everything, play, stop everything, and tell."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    if task is not None:
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    clip = await asyncio.to_thread(reference.open_clip, options.video)
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop_now(number: int, _frame: object) -> None:
+    raise _Stopped(number)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Start everything, play, stop everything, and tell. Raises `EyelineError`."""
+    _on_signals(_stop_now)
+    clip = reference.open_clip(options.video)
     out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
     state = out / "state"
-    shutil.rmtree(state, ignore_errors=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+    except OSError as problem:
+        raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
     tallies = {f"cam{number}": Tally() for number in range(1, options.cameras + 1)}
     show = _Show(clip, options.seconds, state, console, tallies, time.monotonic())
     try:
-        async with Cloud(state / "cloud") as cloud:
-            console.print(f"hub, Triton, worker and API are up after {time.monotonic() - show.began_s:.1f} s")
-            played = await _play(show, cloud)
+        played = asyncio.run(_stoppable(_run_system(show)))
     finally:
+        _on_signals(signal.SIG_IGN)
         shutil.rmtree(state, ignore_errors=True)
+        _on_signals(_stop_now)
     console.print("asking the cloud model about the raw frames, for comparison ...")
-    summary = await asyncio.to_thread(_summarize, clip, played, tallies, cloud.model)
+    summary = _summarize(clip, played, tallies, played.triton["model"])
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    await asyncio.to_thread(_annotated, clip, out / "annotated.mp4", next(iter(tallies.values())))
+    _annotated(clip, out / "annotated.mp4", next(iter(tallies.values())))
     console.print(_table(summary))
     console.print(f"{out / 'summary.json'}   {out / 'annotated.mp4'}")
     complete = summary["results"] == summary["frames_captured"] and not summary["answered_twice"]
     if not complete:
         console.print("[red]not every captured frame has exactly one final answer[/red]")
     return 0 if complete else 1
+
+
+def _on_signals(handler: Any) -> None:
+    # A program that uses us from another thread keeps its own.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handler)
+
+
+async def _stoppable(work: Coroutine[Any, Any, Played]) -> Played:
+    """Do it; the first signal cancels it, and later ones wait with us until everything has stopped."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    asked: list[int] = []
+
+    def ask(number: int) -> None:
+        if not asked:
+            task.cancel()
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ask, number)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise _Stopped(asked[0] if asked else signal.SIGINT) from None
+    finally:
+        if asked:
+            # What closes with the loop is not to be disturbed either.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
+
+
+async def _run_system(show: _Show) -> Played:
+    async with Cloud(show.state / "cloud") as cloud:
+        up_s = time.monotonic() - show.began_s
+        show.console.print(f"hub, Triton, worker and API are up after {up_s:.1f} s")
+        return await _play(show, cloud)
 
 
 @dataclass(frozen=True, slots=True)

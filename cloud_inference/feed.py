@@ -105,9 +105,10 @@ class Feed:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
-        await self._ask()
-        return taken
+        count = min(most, len(self._queue))
+        await self._ask(taking=count)
+        # No await from here on: a caller that gives up loses nothing.
+        return [self._queue.popleft() for _ in range(count)]
 
     async def close(self) -> None:
         """Give the consumer back to the server."""
@@ -198,9 +199,9 @@ class Feed:
         except (TimeoutError, APIError, nats.errors.Error):
             pass  # it goes by itself after _INACTIVE_S
 
-    async def _ask(self) -> None:
+    async def _ask(self, taking: int = 0) -> None:
         """Request more as soon as half of what may be under way has come."""
-        room = self._batch - self._credit - len(self._queue)
+        room = self._batch - self._credit - (len(self._queue) - taking)
         if room < max(1, self._batch // 2) or not self._consumer:
             return
         request = {

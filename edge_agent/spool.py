@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -58,6 +59,10 @@ _OVERHEAD_BYTES: Final = 250
 _SYNC: Final = {Fsync.ALWAYS: "always", Fsync.SECOND: '"1s"', Fsync.RELAXED: '"2m"'}
 
 
+# Camera, epoch, first and last frame.
+_Frames = tuple[str, Epoch, int, int]
+
+
 class Spool:
     """The device's broker, its stream and an index of what is in it.
 
@@ -77,12 +82,15 @@ class Spool:
             env={"GOMEMLIMIT": str(_BROKER_BYTES + self._memory_bytes)},
         )
         self._link = Link("spool", self._connect)
-        self._cache: dict[str, deque[tuple[int, bytes]]] = {}
+        self._cache: dict[str, deque[tuple[Entry, bytes]]] = {}
         self._cache_bytes = 0
         self._deletions: dict[str, set[int]] = {}
         self._reports_to_delete: list[int] = []
         self._wake_deleter = asyncio.Event()
         self._deleting = asyncio.Lock()
+        # Clear while a new connection's stream is not checked yet: what is stored then would be out of order.
+        self._usable = asyncio.Event()
+        self._lost: list[_Frames] = []
         self._last_sequence = 0
         self._known = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,6 +139,7 @@ class Spool:
         except TimeoutError:
             await self.stop()
             raise SpoolError(f"the spool in {self._folder} does not come up: {self.problem}") from None
+        self._usable.set()
         self._tasks.append(asyncio.create_task(self._follow_sessions(session)))
 
     async def _end_orphan(self) -> None:
@@ -183,8 +192,15 @@ class Spool:
     async def _follow_sessions(self, session: Session) -> None:
         while True:
             await session.closed.wait()
+            self._usable.clear()
             session = await self._link.ready()
-            while not await self._prepare(session) and not session.closed.is_set():  # noqa: ASYNC110
+            while not session.closed.is_set():
+                if await self._prepare(session):
+                    self._usable.set()
+                    lost, self._lost = self._lost, []
+                    for camera, epoch, first, last in lost:
+                        await self.on_lost(camera, epoch, first, last)
+                    break
                 await asyncio.sleep(0.5)
 
     def _say(self, problem: str) -> None:
@@ -205,7 +221,7 @@ class Spool:
                 await self._scan(session, state)
                 self._known = True
             elif int(state["last_seq"]) < self._last_sequence:
-                await self._lost_everything()
+                await self._restore(session, state)
         except (BusError, SpoolError) as problem:
             self._say(str(problem))
             return False
@@ -235,7 +251,7 @@ class Spool:
             answer = await session.api(f"STREAM.UPDATE.{SPOOL}", config)
         return dict(answer["state"])
 
-    async def _scan(self, session: Session, state: dict[str, Any]) -> None:
+    async def _scan(self, session: Session, state: dict[str, Any], *, late: bool = True) -> None:
         """Rebuild the index from headers; payloads stay where they are."""
         first, last = int(state["first_seq"]), int(state["last_seq"])
         if not int(state["messages"]):
@@ -292,16 +308,24 @@ class Spool:
             if found is not None:
                 envelope = pb.FrameEnvelope.FromString(found[1])
                 self.reports.setdefault(camera, []).append((sequence, envelope))
-        for index in self.cameras.values():
+        for index in self.cameras.values() if late else ():
             for segment in index.segments:
                 # The index was built from messages that all wait; ages of an earlier run count as late.
                 segment.stored_s = min(segment.stored_s, now - self.settings.late_after_s - 1)
         _log.info("spool_recovered", messages=self.messages, bytes=self.size)
 
-    async def _lost_everything(self) -> None:
-        """The broker came back without the stream: a memory spool, or a wiped folder."""
-        _log.error("spool_lost", messages=self.messages)
-        lost = [
+    async def _restore(self, session: Session, state: dict[str, Any]) -> None:
+        """The broker came back with less than it acknowledged: a memory spool, or one killed in mid-purge.
+
+        What it still has is read again, what we still have in memory is stored again, and the rest is lost.
+        """
+        _log.error("spool_went_back", messages=self.messages, last=int(state["last_seq"]))
+        kept = {
+            camera: [(entry, data) for entry, data in cache if entry.sequence >= (oldest or 0)]
+            for camera, cache in self._cache.items()
+            if (oldest := self.index(camera).oldest_unsent()) is not None
+        }
+        missing = [
             (index.camera, segment.epoch, segment.next_frame, segment.last_frame)
             for index in self.cameras.values()
             for segment in index.waiting()
@@ -309,11 +333,27 @@ class Spool:
         for index in self.cameras.values():
             for segment in list(index.segments):
                 index.discard(segment)
-        self.reports.clear()
-        self._cache.clear()
-        self._cache_bytes = self._last_sequence = 0
-        for camera, epoch, first, last in lost:
-            await self.on_lost(camera, epoch, first, last)
+            index.segments.clear()
+        for forgotten in (self.reports, self._cache, self._deletions, self._reports_to_delete):
+            forgotten.clear()
+        self._cache_bytes, self._last_sequence = 0, int(state["last_seq"])
+        await self._scan(session, state, late=False)
+        there = [
+            (index.camera, segment.epoch, segment.next_frame, segment.last_frame)
+            for index in self.cameras.values()
+            for segment in index.segments
+        ]
+        for camera, entries in kept.items():
+            for entry, data in entries:
+                headers = headers_of(pb.FrameEnvelope.FromString(data))
+                ack = await session.store(
+                    spool_subject(camera), data, headers=headers, timeout_s=_PUT_TIMEOUT_S
+                )
+                there.append((camera, entry.epoch, entry.first, entry.last))
+                self._last_sequence = max(self._last_sequence, ack.sequence)
+                if not ack.duplicate:
+                    self._added(camera, dataclasses.replace(entry, sequence=ack.sequence), data)
+        self._lost = [gap for span in missing for gap in _gaps(span, there)]
 
     def index(self, camera: str) -> CameraIndex:
         """The camera's index, made at first use."""
@@ -375,6 +415,7 @@ class Spool:
         while True:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._usable.wait()
                     session = await self._link.ready()
                 ack = await session.store(subject, data, headers=headers, timeout_s=_PUT_TIMEOUT_S)
             except Refused as problem:
@@ -422,7 +463,7 @@ class Spool:
     def _added(self, camera: str, entry: Entry, data: bytes) -> Segment:
         segment = self.index(camera).append(entry)
         cache = self._cache.setdefault(camera, deque())
-        cache.append((entry.sequence, data))
+        cache.append((entry, data))
         self._cache_bytes += len(data)
         while self._cache_bytes > _CACHE_BYTES:
             longest = max(self._cache.values(), key=len)
@@ -436,10 +477,11 @@ class Spool:
     ) -> list[tuple[int, bytes]]:
         """The next messages of a segment: sequence and payload, in order; empty when they are gone."""
         cache = self._cache.get(camera)
-        if cache and cache[0][0] <= segment.cursor:
+        if cache and cache[0][0].sequence <= segment.cursor:
             found: list[tuple[int, bytes]] = []
             size = 0
-            for sequence, data in cache:
+            for entry, data in cache:
+                sequence = entry.sequence
                 if sequence < segment.cursor:
                     continue
                 if sequence > segment.last_seq or len(found) >= max_messages:
@@ -513,7 +555,7 @@ class Spool:
 
     def _uncache(self, camera: str) -> None:
         cache, oldest = self._cache.get(camera), self.index(camera).oldest_unsent()
-        while cache and (oldest is None or cache[0][0] < oldest):
+        while cache and (oldest is None or cache[0][0].sequence < oldest):
             self._cache_bytes -= len(cache.popleft()[1])
 
     async def _delete_for_ever(self) -> None:
@@ -584,6 +626,19 @@ class Spool:
         finally:
             self._reports_to_delete.append(old)
             self._wake_deleter.set()
+
+
+def _gaps(span: _Frames, there: list[_Frames]) -> list[_Frames]:
+    """The frames of a span that nothing covers."""
+    camera, epoch, first, last = span
+    gaps: list[_Frames] = []
+    for _, _, start, end in sorted((it for it in there if it[:2] == (camera, epoch)), key=lambda it: it[2]):
+        if start > first:
+            gaps.append((camera, epoch, first, min(start - 1, last)))
+        first = max(first, end + 1)
+        if first > last:
+            return gaps
+    return [*gaps, (camera, epoch, first, last)]
 
 
 async def _ignore(camera: str, epoch: Epoch, first: int, last: int) -> None:

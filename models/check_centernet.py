@@ -21,9 +21,9 @@ import av
 import cv2
 import numpy as np
 import onnxruntime
-from convert_centernet import network
 from numpy.typing import NDArray
 
+from convert_centernet import network
 from eyeline_models.letterbox import Letterbox
 
 SIDE = 512

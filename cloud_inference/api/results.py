@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from grpc import StatusCode
@@ -27,6 +28,8 @@ _PAGE_DEFAULT, _PAGE_MOST = 100, 1000
 # A call reads at most so many messages; the page token goes on from there.
 _SCAN_MESSAGES = 20_000
 _SCAN_S = 5.0
+# A subscription that is quiet for so long gets a fresh token, lest its old one expires.
+_QUIET_S = 30.0
 # A device's clock may run ahead of the hub's by this, so that a frame seems captured after it was stored.
 _CLOCK_SLACK_NS = 60 * 1_000_000_000
 
@@ -77,37 +80,60 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
     ) -> None:
         hub = self._tenants.hub(caller.tenant)
         stream = await hub.stream_identity()
-        feed, after = await self._start(hub, stream, wanted, request)
+        newest = await _newest(hub)
+        start = self._start(request, stream, newest)
+        if start.after is not None and request.WhichOneof("from") == "resume_token":
+            await _check_reachable(hub, start.after)
+        feed = Feed(
+            hub.connection,
+            hub.js,
+            subjects.RESULTS,
+            wanted,
+            start_sequence=start.sequence,
+            start_time=start.moment,
+        )
         try:
             await feed.open()
-            await context.write(result_pb2.SubscribeResponse())
+            token = tokens.encode(Kind.RESUME, stream, start.after) if start.after is not None else ""
+            await context.write(result_pb2.SubscribeResponse(resume_token=token))
             while True:
                 response = result_pb2.SubscribeResponse()
-                for message in await feed.take():
+                try:
+                    async with asyncio.timeout(_QUIET_S):
+                        messages = await feed.take()
+                except TimeoutError:
+                    # Nothing came since `newest` was read: a caller need not go back further.
+                    response.resume_token = tokens.encode(Kind.RESUME, stream, newest)
+                    await context.write(response)
+                    newest = await _newest(hub)
+                    continue
+                for message in messages:
+                    if message.stored_ns < request.from_time_ns:
+                        continue  # a start time is only kept to the microsecond
                     response.results.extend(
-                        _open(message, stream, caller, after, final_only=request.final_only)
+                        _open(message, stream, caller, start.after, final_only=request.final_only)
                     )
                     metrics.DELIVERY_SECONDS.observe(max(0, time.time_ns() - message.stored_ns) / 1e9)
+                newest = max(newest, Position(messages[-1].sequence, _ALL, messages[-1].stored_ns))
                 if response.results:
                     metrics.RESULTS.inc(len(response.results))
                     await context.write(response)
         finally:
             await asyncio.shield(feed.close())
 
-    async def _start(
-        self, hub: TenantHub, stream: bytes, wanted: list[str], request: result_pb2.SubscribeRequest
-    ) -> tuple[Feed, Position | None]:
-        """The feed, and the position whose results the caller already has."""
-        start = request.WhichOneof("from")
-        if start == "resume_token":
-            position = tokens.decode(request.resume_token, Kind.RESUME, stream)
-            await _check_reachable(hub, position)
-            feed = Feed(hub.connection, hub.js, subjects.RESULTS, wanted, start_sequence=position.sequence)
-            return feed, position
-        if start == "from_time_ns":
-            moment = datetime.fromtimestamp(request.from_time_ns / 1e9, UTC)
-            return Feed(hub.connection, hub.js, subjects.RESULTS, wanted, start_time=moment), None
-        return Feed(hub.connection, hub.js, subjects.RESULTS, wanted), None
+    @staticmethod
+    def _start(request: result_pb2.SubscribeRequest, stream: bytes, newest: Position) -> _Start:
+        """Where to begin; raises `Refusal` for a token that is not ours."""
+        match request.WhichOneof("from"):
+            case "resume_token":
+                after = tokens.decode(request.resume_token, Kind.RESUME, stream)
+                return _Start(after, sequence=max(1, after.sequence))
+            case "from_time_ns":
+                # Rounded down; what is too early is left out.
+                moment = datetime.fromtimestamp(request.from_time_ns // 1_000 / 1e6, UTC)
+                return _Start(None, moment=moment - timedelta(microseconds=1))
+            case _:
+                return _Start(newest, sequence=newest.sequence + 1)
 
     @unary
     async def GetLatest(  # noqa: N802
@@ -167,6 +193,15 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             await asyncio.shield(feed.close())
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a subscription begins, and the position whose results the caller already has."""
+
+    after: Position | None
+    sequence: int | None = None
+    moment: datetime | None = None
+
+
 class _Page:
     """One page of ListResults, while it is being read."""
 
@@ -221,6 +256,12 @@ class _Page:
 
 # Every result of a message lies before this index.
 _ALL = 2**32 - 1
+
+
+async def _newest(hub: TenantHub) -> Position:
+    """Behind everything that is stored now."""
+    info = await hub.js.stream_info(subjects.RESULTS)
+    return Position(info.state.last_seq, _ALL, time.time_ns())
 
 
 async def _check_reachable(hub: TenantHub, position: Position) -> None:

@@ -31,7 +31,7 @@ class Kind(IntEnum):
     PAGE = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A result's place: sequence and time (ns) of its message, and its index among the results in it."""
 

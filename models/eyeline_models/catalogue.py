@@ -1,7 +1,8 @@
 """The catalogue: which models there are, where each comes from, and how to read its answers.
 
 A model is a folder with `card.yaml` and the served ONNX file beside it. The folders of this package are
-always known; more can be named in `EYELINE_MODELS` (folders of models, separated by ':').
+always known, and so are those in `home()`; more can be named in `EYELINE_MODELS` (folders of models, separated
+by ':').
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
+from eyeline.errors import ConfigError
 from eyeline.settings import Settings, read_yaml
+from eyeline.settings import load as load_settings
 from eyeline.subjects import check_token
 from eyeline.values import Detections, FloatArray
 from eyeline_models.errors import BadModel, UnknownModel
 from eyeline_models.letterbox import Letterbox
+from eyeline_models.releases import RELEASES
 
 CARD = "card.yaml"
 SEARCH_VARIABLE = "EYELINE_MODELS"
@@ -60,8 +64,8 @@ class _CardFile(Settings):
 class ModelCard:
     """A model and how to read its answers.
 
-    input_size: width and height, in pixels. thresholds: float32 [C], one for each class. path: the served ONNX
-    file (input `images` uint8 [B, H, W, 3] BGR; outputs `boxes` float32 [B, K, 6], `count` int32 [B]).
+    input_size: width and height, in pixels. thresholds: float32 [C], one for each class. path: the served
+    ONNX file (input `images` uint8 [B, H, W, 3] BGR; outputs `boxes` float32 [B, K, 6], `count` int32 [B]).
     """
 
     name: str
@@ -122,39 +126,54 @@ def load(name: str | Path, search: Sequence[Path] | None = None) -> ModelCard:
     if "/" in text or text.endswith(".onnx"):
         path = Path(text)
         return _read(path.parent if path.suffix == ".onnx" else path)
-    found = {folder.name: folder for folder in folders(search)}
-    for folder in found.values():
-        if _name_of(folder) == text:
+    known = []
+    for folder in folders(search):
+        known.append(_name_of(folder))
+        if known[-1] == text:
             return _read(folder)
-    known = sorted(_name_of(folder) for folder in found.values())
+    if text in RELEASES:
+        raise UnknownModel(
+            f"{text} is not on this machine yet; `cloud-inference models fetch {text}` gets it"
+        )
+    known = sorted({*known, *RELEASES})
     close = difflib.get_close_matches(text, known, 1, 0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
     raise UnknownModel(f"no model is named {text!r}; {hint}")
 
 
+def home() -> Path:
+    """Where a user's own models are put: the first folder of `EYELINE_MODELS`, or one below the home folder."""
+    named = [part for part in os.environ.get(SEARCH_VARIABLE, "").split(":") if part]
+    if named:
+        return Path(named[0])
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "eyeline" / "models"
+
+
 def folders(search: Sequence[Path] | None = None) -> Iterator[Path]:
-    """The folders of all models known here."""
+    """The folders of all models known here; of two with one name, the first counts."""
     extra = [Path(part) for part in os.environ.get(SEARCH_VARIABLE, "").split(":") if part]
-    for base in [*(search or ()), *extra, Path(__file__).parent]:
+    for base in dict.fromkeys([*(search or ()), *extra, home(), Path(__file__).parent]):
         if base.is_dir():
             yield from sorted(path.parent for path in base.glob(f"*/{CARD}"))
 
 
 def _name_of(folder: Path) -> str:
-    name = read_yaml(folder / CARD).get("name", folder.name)
-    return str(name)
+    """The name on the card; one that cannot be read must not hide the others."""
+    try:
+        return str(read_yaml(folder / CARD).get("name", folder.name))
+    except ConfigError:
+        return folder.name
 
 
 def _read(folder: Path) -> ModelCard:
     card_path = folder / CARD
     if not card_path.is_file():
-        raise UnknownModel(f"{folder} holds no {CARD}; import a model of your own with `models import`")
+        raise UnknownModel(f"{folder} holds no {CARD}; bring a model with `cloud-inference models import`")
     try:
-        card = _CardFile.model_validate(read_yaml(card_path))
-    except ValidationError as problem:
-        first = problem.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadModel(f"{card_path}: {place}: {first['msg']}") from None
+        card = load_settings(_CardFile, card_path, env_prefix="", environ={})
+    except ConfigError as problem:
+        raise BadModel(str(problem)) from None
     path = folder / card.file
     if not path.is_file():
         raise BadModel(f"{path} is missing; fetch or import the model again")

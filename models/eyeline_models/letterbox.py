@@ -34,7 +34,7 @@ class Letterbox:
         return cls(source, model, (width, height), pad, fill)
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3] of `source` size to uint8 [h, w, 3] of `model` size; raises ValueError otherwise."""
+        """uint8 [H, W, 3] of `source` size to uint8 [h, w, 3] of `model` size; else ValueError."""
         if picture.shape != (self.source[1], self.source[0], 3):
             raise ValueError(
                 f"picture has shape {picture.shape}, expected {self.source[::-1]} and 3 channels"

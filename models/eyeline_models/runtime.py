@@ -38,8 +38,9 @@ class Detector:
             self._session: Any = onnxruntime.InferenceSession(str(card.path), options, _providers(provider))
         except ModelError:
             raise
-        except Exception as problem:  # ONNX Runtime's errors share no public base
-            raise BadModel(f"{card.path} cannot be loaded: {str(problem).splitlines()[0][:200]}") from None
+        except Exception as problem:  # noqa: BLE001  # ONNX Runtime's errors share no public base
+            reason = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+            raise BadModel(f"{card.path} cannot be loaded: {reason}") from None
         self.card = card
 
     @property

@@ -27,13 +27,13 @@ ROUNDS: Final = 64
 class Form(StrEnum):
     """How a detector states its answers."""
 
-    # [B, N, 5 + C] per anchor: box relative to its cell, objectness and class scores after the sigmoid.
+    # [B, N, 5 + C]: box relative to its cell, objectness and class scores after the sigmoid.
     YOLOX = "yolox"
     # [B, 4 + C, N]: box centre and size in pixels, class scores.
     YOLOV8 = "yolov8"
-    # logits [B, N, C], or [B, N, C + 1] whose last is "nothing", and boxes [B, N, 4], centre and size in 0 to 1.
+    # logits [B, N, C], or [B, N, C + 1] whose last is "nothing"; boxes [B, N, 4], centre and size in 0 to 1.
     DETR = "detr"
-    # heat map [B, C, H/4, W/4] and distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
+    # heat map [B, C, H/4, W/4]; distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
     CENTERNET = "centernet"
 
 
@@ -41,10 +41,10 @@ class Form(StrEnum):
 class Recipe:
     """What surrounds a network.
 
-    input_size: width and height in pixels. rgb: the network wants RGB. scale, mean, std: of each channel in the
-    network's order; the input is pixel * scale, less mean, by std. keep: the network's class indices that are
-    served, in the order of the card's classes. outputs: names of the network's output(s), in the form's order.
-    nms_iou: boxes of a class that overlap a better one by more are left out; None when none are expected.
+    input_size: width and height in pixels. rgb: the network wants RGB. scale, mean, std: of each channel in
+    the network's order; the input is pixel * scale, less mean, by std. keep: the network's class indices that
+    are served, in the order of the card's classes. outputs: names of the network's output(s), in the form's
+    order. nms_iou: boxes of a class that overlap a better one by more are left out; None when none do.
     candidates: so many of the best are looked at by suppression. softmax: class scores are the softmax of the
     logits (DETR with "nothing" as a class) rather than their sigmoid.
     """
@@ -309,7 +309,7 @@ def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int) ->
     kept = graph.op(
         "Relu", graph.op("Sub", graph.floats(1.0), graph.reduce("ReduceMax", padded, [2], keepdims=1))
     )
-    for _ in range(ROUNDS - 1):
+    for _ in range(min(ROUNDS, count + count % 2) - 1):
         kept = graph.op("Relu", graph.op("MatMul", step, kept))
     kept = graph.op("Slice", kept, graph.ints([0]), graph.ints([count]), graph.ints([1]))
     return graph.op("Squeeze", kept, graph.ints([2]))

@@ -8,8 +8,9 @@ with BlockingClient("host:50051", token="...") as client:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -174,6 +175,10 @@ class BlockingSubscription:
         self._token, self._handed_out = result.resume_token or self._token, True
         return result
 
+    def __del__(self) -> None:
+        # One that was dropped rather than closed ends in its own thread, as gRPC asks for.
+        self._loop.post(self._subscription.aclose)
+
     def close(self) -> None:
         """End the stream; results already received are dropped."""
         self._ready.clear()
@@ -208,7 +213,14 @@ class _LoopThread:
             future.cancel()
             raise
 
-    def stop(self, last: Any) -> None:
+    def post(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Have it run in the loop, if there still is one, without waiting."""
+        loop = self._loop
+        if loop is not None and not self._stopped:
+            with contextlib.suppress(RuntimeError):  # it was closed this moment
+                loop.call_soon_threadsafe(lambda: loop.create_task(work()))
+
+    def stop(self, last: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Run `last()`, then end the thread; a second call does nothing."""
         with self._lock:
             loop, thread, stopped = self._loop, self._thread, self._stopped

@@ -213,7 +213,8 @@ class Subscription:
         if isinstance(error, ResumeGapError) and self._on_gap == "continue" and self._request.resume_token:
             _log.warning("%s", error)
             self.gaps.append(error)
-            self._request.from_time_ns = max(error.oldest_ns, 1)
+            # All that is kept comes after the token; a time rounded on its way could miss the first of it.
+            self._request.from_time_ns = 1
             return
         if not error.retryable or (not self._stands.is_set() and self._patience_s() <= 0):
             raise error

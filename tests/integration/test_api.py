@@ -52,7 +52,8 @@ class Subscription:
 
     async def stand(self) -> Subscription:
         first = await anext(self._responses)
-        assert first == result_pb2.SubscribeResponse()
+        assert not first.results
+        self.token = first.resume_token
         return self
 
     async def take(self, count: int) -> list[result_pb2.Result]:
@@ -87,6 +88,36 @@ async def test_subscribing_from_now_a_time_and_a_token(hub: LocalHub) -> None:
         await store(js, [result(6)])
         assert sequences(await resumed.take(1)) == [6]
         assert sequences(await now.take(1)) == [6]
+
+
+async def test_the_first_token_needs_no_result(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        empty = await Subscription(opened).stand()
+        await store(js, [result(1)])
+        assert sequences(await empty.take(1)) == [1]
+        later = await Subscription(opened, resume_token=empty.token).stand()
+        assert sequences(await later.take(1)) == [1]
+        behind = await Subscription(opened).stand()
+        await store(js, [result(2)])
+        resumed = await Subscription(opened, resume_token=behind.token).stand()
+        assert sequences(await resumed.take(1)) == [2]
+
+
+async def test_a_quiet_subscription_gets_fresh_tokens(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloud_inference.api.results._QUIET_S", 0.05)
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        camera = result_pb2.CameraRef(site="yard", camera="quiet")
+        quiet = await Subscription(opened, cameras=[camera]).stand()
+        for sequence in range(1, 6):
+            await store(js, [result(sequence)])
+        for _ in range(3):
+            fresh = await anext(quiet._responses)
+        await js.purge_stream(subjects.RESULTS, seq=5)
+        resumed = await Subscription(opened, resume_token=fresh.resume_token).stand()
+        await store(js, [result(9)])
+        assert sequences(await resumed.take(1)) == [9]
 
 
 async def test_only_the_cameras_asked_for_and_only_final_ones(hub: LocalHub) -> None:

@@ -144,7 +144,8 @@ async def test_broker_killed_while_writing(tmp_path: Path) -> None:
         assert frames_of(await kept(spool, "gate")) == list(range(1, 91))
 
 
-async def test_memory_spool_forgets_with_its_broker(tmp_path: Path) -> None:
+async def test_memory_spool_forgets_with_its_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spools, "_CACHE_BYTES", 0)
     async with running(tmp_path, storage="memory", max_bytes=4 << 20) as (spool, keeper):
         camera = Camera("gate", EPOCH)
         for _ in range(10):
@@ -157,6 +158,19 @@ async def test_memory_spool_forgets_with_its_broker(tmp_path: Path) -> None:
         found = await kept(spool, "gate")
         assert frames_of(found) == list(range(1, 13))
         assert found[0].items[0].range.reason == "spool_lost"
+
+
+async def test_what_the_agent_still_has_is_stored_again(tmp_path: Path) -> None:
+    async with running(tmp_path, storage="memory", max_bytes=4 << 20) as (spool, keeper):
+        camera = Camera("gate", EPOCH)
+        for _ in range(10):
+            assert await keeper.publish(camera.frame())
+        assert spool.pid is not None
+        os.kill(spool.pid, signal.SIGKILL)
+        for _ in range(10):
+            assert await keeper.publish(camera.frame())
+        assert keeper.dropped("gate") == {}
+        assert frames_of(await kept(spool, "gate")) == list(range(1, 21))
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ class FakeApi:
     page: int = 2
     subscribers: int = 0
     port: int = 0
+    credentials: grpc.ServerCredentials | None = None
     _faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _server: grpc.aio.Server | None = None
@@ -112,7 +113,10 @@ class FakeApi:
         result_pb2_grpc.add_ResultsServicer_to_server(_Results(self), self._server)
         inference_pb2_grpc.add_InferenceServicer_to_server(_Inference(self), self._server)
         device_pb2_grpc.add_DevicesServicer_to_server(_Devices(self), self._server)
-        self.port = self._server.add_insecure_port(self.address)
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(self.address)
+        else:
+            self.port = self._server.add_secure_port(self.address, self.credentials)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -84,6 +84,18 @@ async def test_closing_from_another_thread_ends_the_iteration(api: FakeApi) -> N
         client.latest()
 
 
+async def test_dropped_subscription_ends(api: FakeApi) -> None:
+    api.store(made_result(1))
+
+    def read_one(client: BlockingClient) -> int:
+        return next(iter(client.subscribe(since_ns=1))).sequence
+
+    with BlockingClient(api.address) as client:
+        assert await asyncio.to_thread(read_one, client) == 1
+        await eventually(lambda: len(api.asked("Subscribe")) == 1 and api.subscribers == 0)
+        await asyncio.to_thread(client.close)
+
+
 def test_unreachable_server() -> None:
     with BlockingClient("127.0.0.1:1") as client:
         with pytest.raises(errors.Unavailable):
