@@ -1,10 +1,10 @@
 """Compares the conversion of the bundled model with the original, which TensorFlow.js runs, on real pictures.
 
     npm install --prefix tfjs @tensorflow/tfjs@4.22.0
-    python models/check_centernet.py package/models/centernet.json --tfjs tfjs street.mp4 photograph.jpg ...
+    python models/check_centernet.py package/models/centernet.json --tfjs tfjs street.mp4 photo.jpg ...
 
-The original's input is fixed, 512x512, so the network is converted at that size. Exits with 1 when scores differ
-by more than 1e-5 or distances by more than 0.01 pixels.
+The original's input is fixed, 512x512, so the network is converted at that size. Exits with 1 when scores
+differ by more than 1e-5 or distances by more than 0.01 pixels.
 """
 
 from __future__ import annotations

@@ -32,19 +32,16 @@ def input_of(network: onnx.ModelProto) -> onnx.ValueInfoProto:
 def batchable(network: onnx.ModelProto, size: tuple[int, int], scale: float) -> onnx.ModelProto:
     """The network with a free batch size, its answers for a picture the same in any batch.
 
-    size: width and height of the input in pixels, which become fixed; scale: of pixels for the network. Raises
-    `BadModel`.
+    size: width and height of the input in pixels, which become fixed; scale: of pixels for the network.
+    Raises `BadModel`.
     """
-    attempts = (lambda: _freed(network, size), lambda: _freed(_folded(network, size), size))
     reason = ""
-    for attempt in attempts:
-        candidate = attempt()
+    for fold in (False, True):
+        candidate = _freed(_folded(network, size) if fold else network, size)
         reason = _difference(candidate, probe(2, size) * np.float32(scale))
         if not reason:
             return candidate
-    raise BadModel(
-        f"the export takes one picture at a time only ({reason}); export it with a dynamic batch size"
-    )
+    raise BadModel(f"the export takes one picture at a time ({reason}); export it with a free batch size")
 
 
 def run(network: onnx.ModelProto, images: NDArray[np.float32]) -> list[NDArray[Any]]:
@@ -91,7 +88,10 @@ def _freed(network: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
         name = f"{node.input[1]}/any_batch"
         added[name] = numpy_helper.from_array(shape, name)
         node.input[1] = name
-    made.graph.initializer.extend(added.values())
+    used = {name for node in made.graph.node for name in node.input}
+    kept = [tensor for tensor in made.graph.initializer if tensor.name in used]
+    del made.graph.initializer[:]
+    made.graph.initializer.extend([*kept, *added.values()])
     return made
 
 

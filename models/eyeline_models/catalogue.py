@@ -1,8 +1,8 @@
 """The catalogue: which models there are, where each comes from, and how to read its answers.
 
 A model is a folder with `card.yaml` and the served ONNX file beside it. The folders of this package are
-always known, and so are those in `home()`; more can be named in `EYELINE_MODELS` (folders of models, separated
-by ':').
+always known, and so are those in `home()`; more can be named in `EYELINE_MODELS` (folders of models,
+separated by ':').
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def load(name: str | Path, search: Sequence[Path] | None = None) -> ModelCard:
 
 
 def home() -> Path:
-    """Where a user's own models are put: the first folder of `EYELINE_MODELS`, or one below the home folder."""
+    """Where a user's models are put: the first folder of `EYELINE_MODELS`, or one below the home folder."""
     named = [part for part in os.environ.get(SEARCH_VARIABLE, "").split(":") if part]
     if named:
         return Path(named[0])

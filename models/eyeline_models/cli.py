@@ -80,9 +80,8 @@ def list_() -> None:
             continue
         if card.name not in seen:
             width, height = card.input_size
-            print(
-                f"{card.name:<24} {card.form:<10} {width}x{height:<6} {len(card.classes):>3} classes  {folder}"
-            )
+            what = f"{len(card.classes):>3} classes"
+            print(f"{card.name:<24} {card.form:<10} {width}x{height:<6} {what}  {folder}")
         seen.add(card.name)
     for release in RELEASES.values():
         if release.name not in seen:
@@ -132,9 +131,8 @@ def fetch(
 
 def _made(card: catalogue.ModelCard) -> None:
     width, height = card.input_size
-    print(
-        f"{card.name}: {card.form}, {width}x{height}, {len(card.classes)} classes, runs; in {card.path.parent}"
-    )
+    what = f"{card.form}, {width}x{height}, {len(card.classes)} classes"
+    print(f"{card.name}: {what}, runs; in {card.path.parent}")
     base = card.path.parent.parent
     if base.resolve() not in {folder.parent.resolve() for folder in catalogue.folders()}:
         print(f"to use it by its name: export {catalogue.SEARCH_VARIABLE}={base}")

@@ -13,7 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET: Final = 17
 # Readable by the ONNX Runtimes and TensorRTs of the last years.
 IR_VERSION: Final = 9
-_TYPES: Final = {np.float32: TensorProto.FLOAT, np.int64: TensorProto.INT64, np.int32: TensorProto.INT32}
+_TYPES: Final[dict[Any, int]] = {
+    np.float32: TensorProto.FLOAT,
+    np.int64: TensorProto.INT64,
+    np.int32: TensorProto.INT32,
+}
 
 
 class Graph:

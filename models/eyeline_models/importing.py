@@ -1,10 +1,10 @@
-"""A model that a user brings: an ONNX detector of a form that we know becomes a served model with a card.
+"""A model that a user brings: an ONNX detector of a known form becomes a served model with a card.
 
-    form       outputs                                                   pixels by default        letterbox
-    yolox      [1, N, 5 + C], undecoded, strides 8, 16 and 32            BGR, 0 to 255            top left, 114
-    yolov8     [1, 4 + C, N]                                             RGB, 0 to 1              centred, 114
-    detr       logits [1, N, C or C + 1] and boxes [1, N, 4]             RGB, 0 to 1              top left, 0
-    centernet  heat map [1, C, H/4, W/4], distances [1, 4, H/4, W/4]     RGB, 0 to 255            centred, 0
+    form       outputs                                                  pixels by default   letterbox
+    yolox      [1, N, 5 + C], undecoded, strides 8, 16 and 32           BGR, 0 to 255       top left, 114
+    yolov8     [1, 4 + C, N]                                            RGB, 0 to 1         centred, 114
+    detr       logits [1, N, C or C + 1] and boxes [1, N, 4]            RGB, 0 to 1         top left, 0
+    centernet  heat map [1, C, H/4, W/4], distances [1, 4, H/4, W/4]    RGB, 0 to 255       centred, 0
 
 Scores and heat maps must lie between 0 and 1 (after the sigmoid), DETR's logits before it.
 """
@@ -256,7 +256,7 @@ def _outputs(network: onnx.ModelProto, size: tuple[int, int]) -> dict[str, NDArr
 def _form_of(
     outputs: dict[str, NDArray[Any]], size: tuple[int, int], wanted: Form | None
 ) -> tuple[Form, tuple[str, ...]]:
-    """The form and the names of the outputs that it uses; of more outputs than it has, only when asked for."""
+    """The form and the names of the outputs that it uses; others are allowed when it is asked for."""
     width, height = size
     cells = sum((width // stride) * (height // stride) for stride in (8, 16, 32))
     flat = {name: value.shape for name, value in outputs.items() if value.ndim == 3}
@@ -291,8 +291,9 @@ def _form_of(
         else f"its outputs are not of form {wanted}"
     )
     raise BadModel(
-        f"{head}: it has {has}; known are yolox [1, N, 5 + C] with N = {cells} at this size, yolov8 [1, 4 + C, N], "
-        f"detr [1, N, C] with [1, N, 4], centernet [1, C, {height // 4}, {width // 4}] with 4 distances"
+        f"{head}: it has {has}; known are yolox [1, N, 5 + C] with N = {cells} at this size, "
+        f"yolov8 [1, 4 + C, N], detr [1, N, C] with [1, N, 4], "
+        f"centernet [1, C, {height // 4}, {width // 4}] with 4 distances"
     )
 
 

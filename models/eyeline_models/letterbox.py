@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +41,8 @@ class Letterbox:
                 f"picture has shape {picture.shape}, expected {self.source[::-1]} and 3 channels"
             )
         if self.scaled != self.source:
-            picture = cv2.resize(picture, self.scaled, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+            resized: Any = cv2.resize(picture, self.scaled, interpolation=cv2.INTER_LINEAR)
+            picture = resized
         if self.scaled == self.model:
             return picture
         canvas = np.full((self.model[1], self.model[0], 3), self.fill, np.uint8)
@@ -52,4 +54,5 @@ class Letterbox:
         """Boxes float32 [N, 4] in model-input pixels, in pixels of the picture and clipped to it."""
         scale = np.array([self.source[0] / self.scaled[0], self.source[1] / self.scaled[1]] * 2, np.float32)
         moved = (boxes - np.array([*self.pad, *self.pad], np.float32)) * scale
-        return np.clip(moved, 0, np.array([*self.source, *self.source], np.float32))
+        placed: FloatArray = np.clip(moved, 0, np.array([*self.source, *self.source], np.float32))
+        return placed
