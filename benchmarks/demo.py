@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"demo: {problem}", file=sys.stderr)
         return 2
     except _Stopped as stopped:
+        # Python would let a further one kill it while it ends.
+        _on_signals(signal.SIG_IGN)
         print("demo: stopped", file=sys.stderr)
         return 128 + stopped.number
 
@@ -364,7 +366,8 @@ def _table(summary: dict[str, Any]) -> Table:
     low, high = summary["f1_interval_95"]
     table.add_row(
         "accuracy",
-        f"F1 {summary['f1_vs_reference']:.3f} ({low:.3f} to {high:.3f}) against the cloud model on raw frames",
+        f"F1 {summary['f1_vs_reference']:.3f} ({low:.3f} to {high:.3f}) "
+        "against the cloud model on raw frames",
     )
     table.add_row(
         "Triton",

@@ -78,7 +78,7 @@ async def running(settings: CloudSettings, options: LocalOptions) -> AsyncIterat
     except OSError as problem:
         raise ServerFailed(f"{state} cannot be used for state: {problem.strerror}") from None
     card = catalogue.load(settings.triton.model)
-    served = triton_repository.inspect(card.name, card.path)
+    served = triton_repository.of_card(card)
     hub_config = hubs.generate({options.tenant: options.devices}, state)
     hub = LocalHub(hub_config, work_dir=state, host=options.host, port=options.hub_port)
     triton = TritonServer(

@@ -26,7 +26,7 @@ async def run(
     also when the server ends by itself.
     """
     cards = [catalogue.load(name) for name in names]
-    served = [triton_repository.inspect(card.name, card.path) for card in cards]
+    served = [triton_repository.of_card(card) for card in cards]
     with tempfile.TemporaryDirectory(prefix="eyeline-triton-") as temporary:
         server = TritonServer(
             served,

@@ -15,6 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from cloud_inference.errors import ModelMismatch
+from eyeline_models.catalogue import ModelCard
 
 _BACKEND_MODEL = Path(__file__).with_name("triton_backend") / "model.py"
 _UINT8, _FLOAT, _INT32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
@@ -74,9 +75,20 @@ def inspect(name: str, path: Path, version: int = 1) -> Served:
     ):
         raise ModelMismatch(
             f"model {name}: {path} is not a served graph: it needs images uint8 [B,H,W,3], "
-            "boxes float32 [B,K,6] and count int32 [B]; make one with `cloud-inference models convert`"
+            "boxes float32 [B,K,6] and count int32 [B]; make one with `cloud-inference models import`"
         )
     return Served(name, path, images[1][1], images[1][2], boxes[1][1], version)
+
+
+def of_card(card: ModelCard) -> Served:
+    """The graph of a model of the catalogue; raises `ModelMismatch` when it is not what its card says."""
+    served = inspect(card.name, card.path)
+    if served.input_size != tuple(card.input_size):
+        raise ModelMismatch(
+            f"model {card.name}: {card.path} takes pictures of {served.width}x{served.height}, and its card "
+            f"says {card.input_size[0]}x{card.input_size[1]}; make it anew with `cloud-inference models import`"
+        )
+    return served
 
 
 def write(root: Path, models: Iterable[Served], serving: Serving = Serving()) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import sysconfig
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,7 @@ class TritonServer:
         # what a killed one leaves can be removed.
         self.id = f"eyeline-triton-{os.getpid()}-{secrets.token_hex(4)}"
         self._helpers: list[int] = []
+        self._began_s = time.time()
 
     @property
     def url(self) -> str:
@@ -175,6 +177,7 @@ class TritonServer:
             if self._log is not None:
                 self._log.unlink(missing_ok=True)
             self._child = Child(self.argv(home), name=self.name, env=env, log=self._log)
+            self._began_s = time.time()
             pid = await self._child.start()
             if self._cpus is not None:
                 os.sched_setaffinity(pid, self._cpus)
@@ -259,12 +262,25 @@ class TritonServer:
         """Let requests in flight end, for at most the exit timeout, then stop it and its Python processes."""
         self._forget_helpers()
         if self._child is not None:
-            await self._child.stop(self._exit_timeout_s + 5 if grace_s is None else grace_s)
+            status = await self._child.stop(self._exit_timeout_s + 5 if grace_s is None else grace_s)
+            if status:
+                self._sweep_folders()
         self._sweep()
 
     def _sweep(self) -> None:
         for left in Path("/dev/shm").glob(f"{self.id}-*"):  # noqa: S108  # where they are
             left.unlink(missing_ok=True)
+
+    def _sweep_folders(self) -> None:
+        """Remove the empty folder that the Python backend makes and leaves behind when it is killed.
+
+        Nothing in its name says whose it is; it is only used for packed environments, which we have none of.
+        """
+        for left in Path("/tmp").glob("python_env_*"):  # noqa: S108  # the backend knows no other place
+            with contextlib.suppress(OSError):
+                made = left.stat()
+                if made.st_uid == os.getuid() and made.st_mtime >= self._began_s - 0.1:
+                    left.rmdir()
 
 
 def environment(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:

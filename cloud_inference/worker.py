@@ -33,7 +33,11 @@ async def run(settings: CloudSettings) -> None:
     worker = f"{socket.gethostname().replace('.', '-')}-{os.getpid()}-{secrets.token_hex(3)}"
     ready = _Ready(len(settings.hub.tenants))
     health = HealthServer(
-        settings.http.host, settings.http.worker_port, healthy=lambda: (True, "alive"), ready=ready.state
+        settings.http.host,
+        settings.http.worker_port,
+        healthy=lambda: (True, "alive"),
+        ready=ready.state,
+        setting="http.worker_port",
     )
     health.start()
     try:

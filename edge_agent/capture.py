@@ -232,7 +232,9 @@ class Capture:
             if (state, message) == (self._state, self._message):
                 return
             self._state, self._message = state, message
-        self._log.info("camera_state", state=state.name.lower(), message=message)
+        well = state in {CameraState.STARTING, CameraState.LIVE, CameraState.ENDED}
+        log = self._log.info if well else self._log.warning
+        log("camera_state", state=state.name.lower(), message=message)
         if self._on_state is not None:
             self._on_state(state, message)
 

@@ -69,13 +69,20 @@ def run(
 
 
 async def _run(settings: AgentSettings, *, exit_when_done: bool) -> int:
-    from edge_agent.agent import Agent  # takes the codecs and the model runtime along
-
+    asked: list[int] = []
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def ask(number: int) -> None:
+        asked.append(number)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return await Agent(settings, exit_when_done=exit_when_done).run(stop)
+        loop.add_signal_handler(number, ask, number)
+    from edge_agent.agent import Agent  # takes the codecs and the model runtime along
+
+    status = await Agent(settings, exit_when_done=exit_when_done).run(stop)
+    return 130 if not status and asked[:1] == [signal.SIGINT] else status
 
 
 @app.command()

@@ -6,6 +6,7 @@ NOT_FOUND           no such device, or a model that is not served
 OUT_OF_RANGE        a resume token whose results are no longer kept; detail `ResumeGap`
 ABORTED             a desired configuration changed since it was read
 RESOURCE_EXHAUSTED  too many streams at a time
+UNIMPLEMENTED       stored results of a newer schema: the API is older than the worker
 UNAVAILABLE         the hub or the inference server is away; try again
 DEADLINE_EXCEEDED   the caller's deadline, or none given and the answer took too long
 INTERNAL            a defect of ours

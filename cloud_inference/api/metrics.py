@@ -9,6 +9,9 @@ RESULTS = Counter("eyeline_cloud_api_results_total", "Results sent to subscriber
 REFUSALS = Counter(
     "eyeline_cloud_api_refusals_total", "Calls that ended with an error, by gRPC status.", ["status"]
 )
+UNREADABLE = Counter(
+    "eyeline_cloud_api_unreadable_total", "Stored messages left out because they hold no results."
+)
 DELIVERY_SECONDS = Histogram(
     "eyeline_cloud_api_delivery_seconds",
     "From a result being stored to its being handed to a subscriber.",

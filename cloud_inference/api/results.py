@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import nats.errors
+import structlog
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from cloud_inference.api import metrics, tokens
 from cloud_inference.api.auth import Authenticator, Caller
@@ -20,14 +23,22 @@ from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.api.tokens import Kind, Position
 from cloud_inference.feed import Feed, StreamMessage
 from eyeline import subjects
+from eyeline.envelope import SCHEMA_MAJOR
 from eyeline.errors import InvalidName
 from eyeline.v1 import result_pb2, result_pb2_grpc
+
+_log = structlog.get_logger()
 
 _MAX_CAMERAS = 500
 _PAGE_DEFAULT, _PAGE_MOST = 100, 1000
 # A call reads at most so many messages; the page token goes on from there.
 _SCAN_MESSAGES = 20_000
 _SCAN_S = 5.0
+# ... and waits at most so long for a hub that went away.
+_PAGE_S = 10.0
+# How soon a quiet subscription notices that the hub lost its results.
+_LOOK_S = 1.0
+_RETRY_S = 0.25
 # A subscription that is quiet for so long gets a fresh token, lest its old one expires.
 _QUIET_S = 30.0
 # A device's clock may run ahead of the hub's by this, so that a frame seems captured after it was stored.
@@ -80,6 +91,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
     ) -> None:
         hub = self._tenants.hub(caller.tenant)
         stream = await hub.stream_identity()
+        connection = hub.reconnects
         newest = await _newest(hub)
         start = self._start(request, stream, newest)
         if start.after is not None and request.WhichOneof("from") == "resume_token":
@@ -92,21 +104,32 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             start_sequence=start.sequence,
             start_time=start.moment,
         )
+        taking: asyncio.Task[list[StreamMessage]] | None = None
+        quiet_since = time.monotonic()
         try:
             await feed.open()
             token = tokens.encode(Kind.RESUME, stream, start.after) if start.after is not None else ""
             await context.write(result_pb2.SubscribeResponse(resume_token=token))
             while True:
                 response = result_pb2.SubscribeResponse()
-                try:
-                    async with asyncio.timeout(_QUIET_S):
-                        messages = await feed.take()
-                except TimeoutError:
-                    # Nothing came since `newest` was read: a caller need not go back further.
-                    response.resume_token = tokens.encode(Kind.RESUME, stream, newest)
-                    await context.write(response)
-                    newest = await _newest(hub)
+                # A task of its own: giving up the wait must not give up what is on its way.
+                taking = taking or asyncio.create_task(feed.take())
+                await asyncio.wait({taking}, timeout=min(_LOOK_S, _QUIET_S))
+                if connection != hub.reconnects:
+                    found = await _check_same(hub, stream)
+                    if found is None:
+                        await asyncio.sleep(_RETRY_S)
+                        continue
+                    # What was stored before the connection broke may still be on its way.
+                    connection, newest, quiet_since = hub.reconnects, found, time.monotonic()
+                if not taking.done():
+                    if time.monotonic() - quiet_since >= _QUIET_S and hub.connection.is_connected:
+                        # Nothing came since `newest` was read: a caller need not go back further.
+                        response.resume_token = tokens.encode(Kind.RESUME, stream, newest)
+                        await context.write(response)
+                        newest, quiet_since = await _newest(hub), time.monotonic()
                     continue
+                messages, taking, quiet_since = taking.result(), None, time.monotonic()
                 for message in messages:
                     if message.stored_ns < request.from_time_ns:
                         continue  # a start time is only kept to the microsecond
@@ -119,6 +142,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                     metrics.RESULTS.inc(len(response.results))
                     await context.write(response)
         finally:
+            if taking is not None:
+                taking.cancel()
             await asyncio.shield(feed.close())
 
     @staticmethod
@@ -153,7 +178,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                 stored = await hub.js.get_last_msg(subjects.RESULTS, subject, direct=True)
             except NotFoundError:
                 continue
-            message = StreamMessage(subject, stored.data or b"", {}, stored.seq or 0, 0, 0)
+            stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
+            message = StreamMessage(subject, stored.data or b"", {}, stored.seq or 0, stored_ns, 0)
             found = _open(message, stream, caller, None, final_only=False)
             if found:
                 response.results.append(max(found, key=_newness))
@@ -184,7 +210,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             feed = Feed(hub.connection, hub.js, subjects.RESULTS, [subject], start_time=earliest)
         try:
             page = _Page(request, stream, caller, size)
-            reached_end = await page.fill(feed, after)
+            async with asyncio.timeout(_PAGE_S):
+                reached_end = await page.fill(feed, after)
             response = result_pb2.ListResultsResponse(results=page.highest_revisions())
             if not reached_end and page.position is not None:
                 response.next_page_token = tokens.encode(Kind.PAGE, stream, page.position, scope)
@@ -264,6 +291,24 @@ async def _newest(hub: TenantHub) -> Position:
     return Position(info.state.last_seq, _ALL, time.time_ns())
 
 
+async def _check_same(hub: TenantHub, stream: bytes) -> Position | None:
+    """Behind everything stored, if the hub has the same results after a reconnect; None without an answer.
+
+    Raises `Refusal` when they are others: going on by sequence would skip the new ones in silence.
+    """
+    connection = hub.reconnects
+    try:
+        same = await hub.stream_identity() == stream
+        newest = await _newest(hub)
+    except (TimeoutError, nats.errors.Error, APIError):
+        return None
+    if not same:
+        raise Refusal(
+            StatusCode.INVALID_ARGUMENT, "the hub lost its results stream; subscribe from a time instead"
+        )
+    return newest if connection == hub.reconnects else None
+
+
 async def _check_reachable(hub: TenantHub, position: Position) -> None:
     """Raise `Refusal` with OUT_OF_RANGE when results after the position are no longer kept."""
     info = await hub.js.stream_info(subjects.RESULTS)
@@ -297,7 +342,19 @@ def _open(
     start = after.index + 1 if after is not None and message.sequence == after.sequence else 0
     if start >= _ALL:
         return []
-    batch = result_pb2.ResultBatch.FromString(message.data)
+    try:
+        batch = result_pb2.ResultBatch.FromString(message.data)
+    except DecodeError:
+        # No worker of ours wrote it; it must not stand in the way of what follows.
+        metrics.UNREADABLE.inc()
+        _log.error("result_unreadable", subject=message.subject, stream_sequence=message.sequence)
+        return []
+    if batch.schema_major > SCHEMA_MAJOR:
+        raise Refusal(
+            StatusCode.UNIMPLEMENTED,
+            f"results are stored in schema {batch.schema_major}, this API reads up to {SCHEMA_MAJOR}: "
+            "update it",
+        )
     found = []
     for index, result in enumerate(batch.results):
         if index < start or (final_only and not result.final):

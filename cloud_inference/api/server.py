@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -72,6 +73,7 @@ async def run(settings: CloudSettings) -> None:
                 settings.http.api_port,
                 healthy=lambda: (True, "alive"),
                 ready=lambda: _ready(serving.tenants, settings),
+                setting="http.api_port",
             )
             health.start()
             try:
@@ -118,8 +120,10 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
         server,
     )
     try:
+        # gRPC would write a line of its own about a port that is taken.
+        _try_port(settings.api.host.strip("[]"), settings.api.port)
         port = server.add_insecure_port(f"{settings.api.host}:{settings.api.port}")
-    except RuntimeError:
+    except (OSError, RuntimeError):
         raise ConfigError(
             f"api.port {settings.api.port} on {settings.api.host} cannot be used: choose another, or 0"
         ) from None
@@ -146,6 +150,13 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
         await server.stop(_GRACE_S)
         for hub in tenants.hubs.values():
             await hub.connection.close()
+
+
+def _try_port(host: str, port: int) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 async def _connect(settings: CloudSettings, tenant: TenantSettings, tenants: Tenants) -> None:

@@ -22,12 +22,21 @@ class TenantHub:
     js: JetStreamContext
     ready: bool = False
     _stream: bytes = field(default=b"", repr=False)
+    # The connection that the identity was asked over: the hub behind the next one may be another.
+    _asked_over: int = field(default=-1, repr=False)
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and made again."""
+        return self.connection.stats["reconnects"]
 
     async def stream_identity(self) -> bytes:
         """Identifies the results stream in tokens."""
-        if not self._stream:
+        connection = self.reconnects
+        if self._asked_over != connection:
             info = await self.js.stream_info(subjects.RESULTS)
             self._stream = tokens.identity(self.name, str(info.created))
+            self._asked_over = connection
         return self._stream
 
 

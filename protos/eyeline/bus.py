@@ -99,7 +99,10 @@ async def connect(
                 _log.warning("nats_waiting", client=name, server=where, reason=reason)
                 said = True
         except nats.errors.Error as problem:
-            raise BusError(f"NATS at {where} refused {name}: {problem}", retryable=False) from None
+            reason = str(problem)
+            if "authorization" in reason.lower():
+                reason = "it does not know this user and password; check them"
+            raise BusError(f"NATS at {where} refused {name}: {reason}", retryable=False) from None
         else:
             client.options["max_reconnect_attempts"] = -1
             client.options["allow_reconnect"] = True

@@ -23,7 +23,10 @@ class HealthServer:
     healthy means that a restart would not help; ready, that frames are being captured and kept.
     """
 
-    def __init__(self, host: str, port: int, *, healthy: Check, ready: Check) -> None:
+    def __init__(
+        self, host: str, port: int, *, healthy: Check, ready: Check, setting: str = "http.port"
+    ) -> None:
+        """setting: names the port in the error when it is taken, a `ConfigError`."""
         checks = {"/healthz": healthy, "/readyz": ready}
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,7 +56,7 @@ class HealthServer:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as problem:
             raise ConfigError(
-                f"http.port {port} on {host} cannot be used ({problem.strerror}): choose another, or 0"
+                f"{setting} {port} on {host} cannot be used ({problem.strerror}): choose another, or 0"
             ) from None
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)

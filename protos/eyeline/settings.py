@@ -42,14 +42,11 @@ def load(
     overrides: dotted keys from the command line; None values are left out.
     """
     data = read_yaml(path) if path is not None else {}
-    where = str(path) if path is not None else "settings"
+    where = str(path) if path is not None else "settings (no configuration file was given)"
     for name, text in (os.environ if environ is None else environ).items():
         if name.upper().startswith(env_prefix):
             keys = name[len(env_prefix) :].lower().split("__")
-            try:
-                _put(data, keys, yaml.safe_load(text))
-            except yaml.YAMLError:
-                raise ConfigError(f"environment variable {name} is not a YAML value") from None
+            _put(data, keys, _value(cls, keys, name, text))
     for dotted, value in (overrides or {}).items():
         if value is not None:
             _put(data, dotted.split("."), value)
@@ -87,8 +84,32 @@ def secret(value: SecretStr | None, file: Path | None, what: str) -> str | None:
         return value.get_secret_value() if value is not None else None
     try:
         return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{what}: {file} cannot be read ({problem})") from None
+    except OSError as problem:
+        raise ConfigError(f"{what}: {file} cannot be read: {problem.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{what}: {file} is not text in UTF-8") from None
+
+
+def _value(cls: type[BaseModel], keys: list[str], name: str, text: str) -> Any:
+    """An environment variable's value; texts, passwords above all, need no quotes."""
+    plain = _takes_text(cls, keys)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        if plain:
+            return text
+        raise ConfigError(f"environment variable {name} is not a YAML value") from None
+    return text if plain and not isinstance(value, str | None) else value
+
+
+def _takes_text(cls: type[BaseModel], keys: list[str]) -> bool:
+    """Whether a setting is a text or a password, and nothing else."""
+    section: Any = cls
+    for key in keys[:-1]:
+        field = section.model_fields.get(key) if _is_section(section) else None
+        section = _section_in(field.annotation) if field is not None else None
+    field = section.model_fields.get(keys[-1]) if _is_section(section) else None
+    return field is not None and field.annotation in (str, str | None, SecretStr, SecretStr | None)
 
 
 def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -101,9 +122,19 @@ def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _explain(cls: type[BaseModel], problem: ValidationError) -> Iterator[str]:
-    for entry in problem.errors(include_url=False, include_input=False):
+    entries = problem.errors(include_url=False, include_input=False)
+    for entry in entries:
         place = ".".join(str(part) for part in entry["loc"])
-        if entry["type"] == "extra_forbidden":
+        depth = len(entry["loc"])
+        if entry["type"] == "too_short" and any(
+            len(other["loc"]) > depth and other["loc"][:depth] == entry["loc"] for other in entries
+        ):
+            continue  # pydantic counts only the good ones; what is wrong with the others is told anyway
+        if entry["type"] == "missing":
+            yield f"{place} is missing"
+        elif entry["type"] == "string_type":
+            yield f"{place} must be text: put it in quotes"
+        elif entry["type"] == "extra_forbidden":
             known = sorted(_keys_at(cls, entry["loc"][:-1]))
             close = difflib.get_close_matches(str(entry["loc"][-1]), known, 1, 0.5)
             hint = f"did you mean {close[0]!r}?" if close else "known here: " + ", ".join(known)

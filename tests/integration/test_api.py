@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sysconfig
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -438,7 +440,8 @@ async def test_health_and_reflection(hub: LocalHub) -> None:
 
         await eventually(serving_all)
         buf = await asyncio.create_subprocess_exec(
-            "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge",
+            str(Path(sysconfig.get_path("scripts"), "buf")),
+            "curl", "--protocol", "grpc", "--http2-prior-knowledge",
             "--header", "authorization: Bearer for-acme",
             f"http://{serving.address}/eyeline.v1.Results/GetLatest",
             stdout=asyncio.subprocess.PIPE,

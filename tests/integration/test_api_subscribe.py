@@ -1,0 +1,116 @@
+"""Subscriptions under stress: slow readers, latency, damaged and newer messages, a hub that lost its data."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import time
+
+import grpc
+import psutil
+
+from cloud_inference.api import metrics
+from cloud_inference.config import StreamSettings
+from cloud_inference.hub import LocalHub
+from cloud_inference.streams import ensure
+from eyeline import subjects
+from eyeline.v1 import result_pb2, result_pb2_grpc
+from tests.integration.test_api import Subscription, js_of, refused, sequences
+from tests.support.api import bearer, channel, result, running_api, store
+from tests.support.eventually import eventually
+
+
+async def test_a_slow_subscriber_costs_no_memory_and_gets_everything(hub: LocalHub) -> None:
+    stored, objects = 1800, 700  # about 45 MiB
+    size = len(result(1, objects=objects).SerializeToString())
+    process = psutil.Process()
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        slow = await Subscription(opened, cameras=[result_pb2.CameraRef(site="yard", camera="gate")]).stand()
+        quick = await Subscription(opened, cameras=[result_pb2.CameraRef(site="yard", camera="door")]).stand()
+        before, sent = process.memory_info().rss, metrics.RESULTS._value.get()
+        for sequence in range(1, stored + 1):
+            await store(js, [result(sequence, objects=objects)])
+        await store(js, [result(1, camera="door")])
+        # Nobody reads `slow`; the other is not held up.
+        assert sequences(await quick.take(1)) == [1]
+        # Most of it is still at the hub: the API neither sent nor holds it.
+        assert (metrics.RESULTS._value.get() - sent) * size < 20 << 20
+        assert process.memory_info().rss - before < 40 << 20
+        assert stored * size > 40 << 20
+        assert sequences(await slow.take(stored)) == list(range(1, stored + 1))
+
+
+async def test_a_result_reaches_a_subscriber_within_milliseconds(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        standing = await Subscription(opened).stand()
+        delays = []
+        for sequence in range(1, 301):
+            waiting = asyncio.create_task(standing.take(1))
+            stored_at = time.perf_counter()
+            await store(js, [result(sequence)])
+            await waiting
+            delays.append((time.perf_counter() - stored_at) * 1e3)
+        # Storing included; hub, API and subscriber share this machine and its load.
+        assert statistics.median(delays) < 5, statistics.quantiles(delays, n=20)
+
+
+async def test_what_holds_no_results_stops_nobody(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        before = metrics.UNREADABLE._value.get()
+        standing = await Subscription(opened).stand()
+        await js.publish(subjects.result_subject("yard", "gate"), b"\xff\xff\xff")
+        await store(js, [result(1)])
+        assert sequences(await standing.take(1)) == [1]
+        assert metrics.UNREADABLE._value.get() == before + 1
+
+
+async def test_results_of_a_newer_schema_are_refused_aloud(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        standing = await Subscription(opened).stand()
+        batch = result_pb2.ResultBatch(schema_major=2, results=[result(1)])
+        await js_of(serving).publish(subjects.result_subject("yard", "gate"), batch.SerializeToString())
+        error = await refused(standing.take(1))
+        assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert "schema 2" in (error.details() or "")
+
+
+async def test_a_hub_that_lost_its_results_is_not_followed_in_silence(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        standing = await Subscription(opened).stand()
+        await store(js, [result(1), result(2)])
+        token = (await standing.take(2))[0].resume_token
+        await hub.stop(0)
+        shutil.rmtree(hub.config.store_dir)
+        await hub.start()
+
+        async def ensured() -> bool:
+            try:
+                await ensure(js, StreamSettings())
+            except Exception:  # noqa: BLE001  # the hub is coming up
+                return False
+            return True
+
+        await eventually(ensured)
+        await store(js, [result(1)])
+        assert (await refused(standing.take(1))).code() == grpc.StatusCode.INVALID_ARGUMENT
+        error = await refused(Subscription(opened, resume_token=token).stand())
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_without_a_hub_calls_end_at_once(hub: LocalHub) -> None:
+    async with running_api(hub) as serving, channel(serving) as opened:
+        stub = result_pb2_grpc.ResultsStub(opened)
+        camera = result_pb2.CameraRef(site="yard", camera="gate")
+        await hub.stop(0)
+        await eventually(lambda: not serving.tenants.hubs["acme"].connection.is_connected)
+        for call in (
+            stub.ListResults(result_pb2.ListResultsRequest(camera=camera), metadata=bearer()),
+            stub.GetLatest(result_pb2.GetLatestRequest(), metadata=bearer()),
+            Subscription(opened).stand(),
+        ):
+            assert (await refused(call)).code() == grpc.StatusCode.UNAVAILABLE
