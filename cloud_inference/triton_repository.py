@@ -86,7 +86,8 @@ def of_card(card: ModelCard) -> Served:
     if served.input_size != tuple(card.input_size):
         raise ModelMismatch(
             f"model {card.name}: {card.path} takes pictures of {served.width}x{served.height}, and its card "
-            f"says {card.input_size[0]}x{card.input_size[1]}; make it anew with `cloud-inference models import`"
+            f"says {card.input_size[0]}x{card.input_size[1]}: "
+            "make it anew with `cloud-inference models import`"
         )
     return served
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,9 @@ import typer
 
 from eyeline.errors import EyelineError
 from eyeline_models import catalogue
-from eyeline_models.errors import UnknownModel
+from eyeline_models.errors import ModelError, UnknownModel
+from eyeline_models.forms import Form
 from eyeline_models.releases import RELEASES
-from eyeline_models.served import Form
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="The catalogue, and bringing your own model."
@@ -52,6 +53,7 @@ def import_(
     replace: Replace = False,
 ) -> None:
     """Make a served model of an ONNX detector (forms: yolox, yolov8, detr, centernet)."""
+    _need_onnx()
     from eyeline_models.importing import Wish, bring, read_classes
 
     wish = Wish(
@@ -121,12 +123,19 @@ def fetch(
     replace: Replace = False,
 ) -> None:
     """Download a published model, verify its digest and make a served model of it."""
+    _need_onnx()
     from eyeline_models.fetching import fetch as get
 
     release = RELEASES.get(name)
     if release is None:
         raise UnknownModel(f"no published model is named {name!r}; known: {', '.join(RELEASES)}")
     _made(get(release, into or catalogue.home(), accept_digest=accept_digest, replace=replace))
+
+
+def _need_onnx() -> None:
+    """An agent's install runs models; making one needs more."""
+    if importlib.util.find_spec("onnx") is None:
+        raise ModelError("making a model needs the package onnx: pip install onnx, or install eyeline[cloud]")
 
 
 def _made(card: catalogue.ModelCard) -> None:

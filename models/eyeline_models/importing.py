@@ -159,8 +159,9 @@ def _built(file: Path, wish: Wish) -> tuple[bytes, dict[str, Any]]:
         candidates=min(300, rows),
         softmax=softmax,
     )
+    alone = batching.run(batching.fixed(network, 1, size), batching.probe(1, size) * np.float32(scale))
+    _check_values(form, alone, network, used)
     free = batching.batchable(network, size, scale)
-    _check_values(form, batching.run(free, batching.probe(1, size) * np.float32(scale)), free, used)
     try:
         served = build(free, recipe).SerializeToString()
     except (ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:

@@ -10,31 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, version_converter
 
+from eyeline_models.forms import Form
 from eyeline_models.graph import IR_VERSION, OPSET, Graph
 
-# Each round of suppression settles one more link of a chain in which every box would suppress the next. Real
-# pictures have chains of two or three; of a longer one than this, duplicates may stay, and nothing is lost.
+__all__ = ["ROUNDS", "Form", "Recipe", "build", "class_rows", "inner"]
+
+# Each round of suppression settles one more link of a chain in which every box would suppress the next. Of
+# a longer chain than this duplicates may stay, and nothing is lost.
 ROUNDS: Final = 64
-
-
-class Form(StrEnum):
-    """How a detector states its answers."""
-
-    # [B, N, 5 + C]: box relative to its cell, objectness and class scores after the sigmoid.
-    YOLOX = "yolox"
-    # [B, 4 + C, N]: box centre and size in pixels, class scores.
-    YOLOV8 = "yolov8"
-    # logits [B, N, C], or [B, N, C + 1] whose last is "nothing"; boxes [B, N, 4], centre and size in 0 to 1.
-    DETR = "detr"
-    # heat map [B, C, H/4, W/4]; distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
-    CENTERNET = "centernet"
 
 
 @dataclass(frozen=True, slots=True)

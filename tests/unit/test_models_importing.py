@@ -241,10 +241,10 @@ def test_an_export_that_cannot_be_batched(tmp_path: Path) -> None:
     head = edited(
         tmp_path / "concat.onnx",
         helper.make_node("Concat", ["first", "rest"], ["output"], axis=1),
-        helper.make_node("Slice", ["raw", "one", "all", "axis"], ["rest"]),
+        helper.make_node("Slice", ["raw", "begin", "end", "axis"], ["rest"]),
         first=np.zeros((1, 1, 8), np.float32),
-        one=np.array([1]),
-        all=np.array([10_000]),
+        begin=np.array([1]),
+        end=np.array([10_000]),
         axis=np.array([1]),
     )
     model = onnx.load(head)

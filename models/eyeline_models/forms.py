@@ -1,0 +1,18 @@
+"""The forms of detectors that we know."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Form(StrEnum):
+    """How a detector states its answers."""
+
+    # [B, N, 5 + C]: box relative to its cell, objectness and class scores after the sigmoid.
+    YOLOX = "yolox"
+    # [B, 4 + C, N]: box centre and size in pixels, class scores.
+    YOLOV8 = "yolov8"
+    # logits [B, N, C], or [B, N, C + 1] whose last is "nothing"; boxes [B, N, 4], centre and size in 0 to 1.
+    DETR = "detr"
+    # heat map [B, C, H/4, W/4]; distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
+    CENTERNET = "centernet"
