@@ -109,10 +109,14 @@ class Answers:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
 
     def wait_s(self, now_s: float) -> float | None:
-        """When to collect again though nothing comes: the oldest skipped frames wait no longer than this."""
-        if self._pending and self._pending[0].work.kind is Kind.SKIPPED:
-            return max(0.0, self._pending[0].arrived_s + self._smooth_wait_s - now_s)
-        return None
+        """When to collect again though nothing comes; None when only news can help.
+
+        Skipped frames wait for a next picture no longer than this; one that is with the model is waited for.
+        """
+        head = self._pending[0] if self._pending else None
+        if head is None or head.work.kind is not Kind.SKIPPED or self._next_decisive(head) is not None:
+            return None
+        return max(0.0, head.arrived_s + self._smooth_wait_s - now_s)
 
     def collect(self, now_s: float, most: int = 300) -> Collected:
         """Take off what can be answered now, about `most` results."""

@@ -97,6 +97,15 @@ def test_skipped_frames_do_not_wait_for_ever() -> None:
     assert held.detections[0].box.x1_px == 10
 
 
+def test_a_picture_that_is_with_the_model_is_waited_for() -> None:
+    bench = Bench()
+    bench.feed(bench.device.pixels(), saw=person(10))
+    bench.feed(bench.device.range(2, frame_pb2.RANGE_KIND_SKIPPED))
+    bench.feed(bench.device.pixels(), saw=None)
+    assert [r.key.sequence for r in bench.results(60.0)] == [1]
+    assert bench.answers.wait_s(60.0) is None, "only the model's answer helps, not time"
+
+
 def test_causal_answers_come_at_once_and_are_predicted() -> None:
     bench = Bench("causal")
     bench.feed(bench.device.pixels(), saw=person(10))
