@@ -74,10 +74,14 @@ class Cloud:
         """The model that answers for cameras."""
         return str(self.endpoints["model"])
 
+    def tenant(self) -> dict[str, Any]:
+        """User and password of the cloud's user, and the devices'."""
+        (tenant,) = self.endpoints["tenants"].values()
+        return dict(tenant)
+
     def device(self, name: str = DEVICE) -> dict[str, str]:
         """User and password of a device."""
-        (tenant,) = self.endpoints["tenants"].values()
-        credentials: dict[str, str] = next(it for it in tenant["devices"] if it["device"] == name)
+        credentials: dict[str, str] = next(it for it in self.tenant()["devices"] if it["device"] == name)
         return credentials
 
 
@@ -107,6 +111,7 @@ class Agent:
     """An edge agent, as a process of its own; an async context manager.
 
     cameras: name to a source, with further settings of that camera. settings: further sections of its file.
+    program: what runs it, before `run --config FILE`.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class Agent:
         *,
         settings: Mapping[str, Any] | None = None,
         device: str = DEVICE,
+        program: Sequence[str] = (sys.executable, "-m", "edge_agent"),
     ) -> None:
         credentials = cloud.device(device)
+        self._program = program
         state = state.absolute()
         self._device = device
         self._api = cloud.api
@@ -144,7 +151,7 @@ class Agent:
         config.touch(mode=0o600)
         config.write_text(yaml.safe_dump(self._settings))
         self.process = Child(
-            [sys.executable, "-m", "edge_agent", "run", "--config", str(config)],
+            [*self._program, "run", "--config", str(config)],
             name="edge agent",
             log=self._state / "agent.log",
         )
