@@ -37,7 +37,7 @@ from rich.table import Table
 
 from benchmarks import annotate, reference, score
 from benchmarks.system import Agent, Cloud, triton_counters
-from eyeline import Client
+from eyeline import Client, lock
 from eyeline.errors import ConfigError, EyelineError
 from eyeline.values import Detections, Result
 from eyeline_models import catalogue
@@ -109,9 +109,19 @@ def run(options: argparse.Namespace, console: Console) -> int:
     _on_signals(_stop_now)
     clip = reference.open_clip(options.video)
     out: Path = options.out
-    state = out / "state"
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
+    with lock.held(out, "demo", "wait for it, or give this one another --out"):
+        return _run_in(options, clip, console)
+
+
+def _run_in(options: argparse.Namespace, clip: reference.Clip, console: Console) -> int:
+    """The same, with the folder to ourselves."""
+    out: Path = options.out
+    state = out / "state"
+    try:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir()
     except OSError as problem:

@@ -108,6 +108,12 @@ class Answers:
         elif stored.provenance == result_pb2.PROVENANCE_DEGRADED:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
 
+    def oldest_unseen(self) -> Work | None:
+        """The oldest frame with pixels that the model has not answered yet."""
+        return next(
+            (it.work for it in self._pending if it.work.kind is Kind.PIXELS and it.outcome is None), None
+        )
+
     def wait_s(self, now_s: float) -> float | None:
         """When to collect again though nothing comes; None when only news can help.
 

@@ -41,6 +41,9 @@ _log = structlog.get_logger()
 _CHAIN_NS: Final = 15 * 60 * 1_000_000_000
 _KEYFRAME_EVERY_S: Final = 2.0
 _RETRY_S: Final = 0.25
+# A device is told that its messages wait here from so long on, so often.
+_LAG_NS: Final = 500_000_000
+_TELL_LAG_EVERY_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class Camera:
                 session.group = group
                 group.create_task(session.take())
                 group.create_task(session.answer())
+                group.create_task(session.tell_lag())
         finally:
             await session.close()
 
@@ -119,6 +123,14 @@ class Camera:
         self._log.info("keyframe_requested", device=device, frame=source.stream_sequence)
         request = device_pb2.ControlRequest(camera=self._camera, keyframe=True)
         with contextlib.suppress(nats.errors.Error):  # the next gap asks again
+            await self._bus.connection.publish(
+                subjects.control_subject(self._site, device), request.SerializeToString()
+            )
+
+    async def tell_lag(self, device: str, lag_ns: int) -> None:
+        """Tell the device that this camera's messages wait for so long, so that it sends less."""
+        request = device_pb2.ControlRequest(camera=self._camera, lag_ns=lag_ns)
+        with contextlib.suppress(nats.errors.Error):  # told again soon
             await self._bus.connection.publish(
                 subjects.control_subject(self._site, device), request.SerializeToString()
             )
@@ -184,6 +196,8 @@ class _Session:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
         self._slots = asyncio.Semaphore(self._shared.max_in_flight)
         self._wake = asyncio.Event()
+        # The message that waits for a place, if one does.
+        self._taking: Source | None = None
         self._feed = Feed(
             self._bus.connection,
             self._bus.js,
@@ -211,10 +225,22 @@ class _Session:
                     work = [_end_of(message)]
                 for one in work:
                     if one.kind is Kind.PIXELS:
+                        self._taking = one.source
                         await self._picture(one)
                     else:
                         self._answers.append(one, time.monotonic())
+                self._taking = None
                 self._wake.set()
+
+    async def tell_lag(self) -> None:
+        """Tell the device how long its messages wait, while they wait for long."""
+        while True:
+            await asyncio.sleep(_TELL_LAG_EVERY_S)
+            oldest = self._answers.oldest_unseen()
+            source = oldest.source if oldest is not None else self._taking
+            lag_ns = time.time_ns() - source.stored_ns if source is not None else 0
+            if source is not None and lag_ns > _LAG_NS:
+                await self._owner.tell_lag(source.envelope.device, lag_ns)
 
     async def _picture(self, work: Work) -> None:
         if work.wanted:

@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from cloud_inference.inflight import InFlight
 from cloud_inference.metrics import INFER_RETRIES, INFER_SECONDS
 from eyeline.errors import EyelineError
 
@@ -45,7 +46,7 @@ class Inference:
 
     def __init__(self, model: Model, *, most: int) -> None:
         self._model = model
-        self._slots = asyncio.Semaphore(most)
+        self._slots = InFlight(most)
         self._away = False
 
     async def reserve(self) -> None:
@@ -74,11 +75,14 @@ class Inference:
                     self._away = True
                     _log.warning("inference_away", reason=str(problem))
                 INFER_RETRIES.inc()
+                self._slots.failed(time.perf_counter() - began)
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_S)
                 continue
             if self._away:
                 self._away = False
                 _log.info("inference_back")
-            INFER_SECONDS.observe(time.perf_counter() - began)
+            took_s = time.perf_counter() - began
+            self._slots.answered(took_s)
+            INFER_SECONDS.observe(took_s)
             return Inferred(answer.boxes[0], int(answer.count[0]), start_ns, time.time_ns())

@@ -22,6 +22,7 @@ from cloud_inference.config import CloudSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.triton_repository import Serving
 from cloud_inference.triton_server import Ports, TritonServer
+from eyeline import lock
 from eyeline.errors import ServerFailed
 from eyeline.process import Child
 from eyeline.supervise import Supervisor
@@ -77,6 +78,15 @@ async def running(settings: CloudSettings, options: LocalOptions) -> AsyncIterat
         state.chmod(0o700)
     except OSError as problem:
         raise ServerFailed(f"{state} cannot be used for state: {problem.strerror}") from None
+    with lock.held(state, "local system", "stop it, or give this one a --state of its own"):
+        async with _running(settings, options) as started:
+            yield started
+
+
+@contextlib.asynccontextmanager
+async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncIterator[Running]:
+    """The same, with the state folder to ourselves."""
+    state = options.state_dir
     card = catalogue.load(settings.triton.model)
     served = triton_repository.of_card(card)
     hub_config = hubs.generate({options.tenant: options.devices}, state)

@@ -216,6 +216,8 @@ class Agent:
                 _log.warning("control_request_unreadable", bytes=len(message.data))
                 return
             camera, now = self._cameras.get(request.camera), time.monotonic()
+            if request.lag_ns and camera:
+                delivery.pressure(request.camera).heard(request.lag_ns / 1e9)
             if request.keyframe and camera and now - camera.keyframe_asked_s >= _KEYFRAME_EVERY_S:
                 camera.keyframe_asked_s = now
                 camera.pipeline.demand_keyframe()

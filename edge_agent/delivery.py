@@ -19,6 +19,7 @@ from edge_agent.forward import Forwarder
 from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
 from edge_agent.link import Link
 from edge_agent.plan import LinkState
+from edge_agent.pressure import Pressure
 from edge_agent.spool import Spool
 from eyeline import bus
 from eyeline.subjects import device_inbox
@@ -45,6 +46,7 @@ class Delivery:
         self.changed: Callable[[], None] = lambda: None
         self._password = settings.hub.secret_password()
         self._states: dict[str, LinkState] = {}
+        self._pressures: dict[str, Pressure] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open_spool(self) -> int:
@@ -72,6 +74,7 @@ class Delivery:
             device=settings.device,
             permission=self.claims,
             state_dir=settings.state_dir,
+            pressure=self.pressure,
         )
         for work in (
             self.hub.run(),
@@ -107,6 +110,10 @@ class Delivery:
         """Keep one envelope; see `Keeper.publish`."""
         return await self.keeper.publish(envelope)
 
+    def pressure(self, camera: str) -> Pressure:
+        """What the cloud says about this camera's messages."""
+        return self._pressures.setdefault(camera, Pressure())
+
     def link_state(self, camera: str) -> LinkState:
         """What the plan needs to know; safe to call from any thread."""
         state = self._states.get(camera, LinkState())
@@ -125,6 +132,7 @@ class Delivery:
                     backlog_s=self.spool.oldest_age_s(camera.name),
                     # The keeper makes room by purging old chains: the plan eases off, but goes on sending.
                     fill=min(self.spool.fill, PURGE_ABOVE_FILL),
+                    cloud_share=self.pressure(camera.name).share,
                 )
             await asyncio.sleep(_STATE_EVERY_S)
 

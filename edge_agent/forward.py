@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,6 +23,7 @@ from edge_agent.epoch import read_json, write_atomically
 from edge_agent.errors import SpoolError
 from edge_agent.keep import Keeper
 from edge_agent.link import Ack, Link, Refused, Session, TooLarge
+from edge_agent.pressure import Pressure
 from edge_agent.segments import CameraIndex, Segment
 from edge_agent.spool import Spool
 from eyeline.envelope import (
@@ -49,6 +51,10 @@ _SMALLEST_BATCH_BYTES: Final = 16 << 10
 _LARGEST_BATCH_BYTES: Final = 512 << 10
 _QUICK_S: Final = 0.1
 _SLOW_S: Final = 0.4
+# Messages joined into one; of the backlog, what its rate allows in so many seconds.
+_MOST_MESSAGES: Final = 64
+_FEWEST_MESSAGES: Final = 4
+_BACKLOG_STEP_S: Final = 0.25
 # The backlog lets waiting live messages pass, but not for ever.
 _YIELD_S: Final = 0.2
 # New chains for a link that is too slow are asked for at most so often.
@@ -100,10 +106,12 @@ class Forwarder:
         device: str,
         permission: Permission,
         state_dir: Path,
+        pressure: Callable[[str], Pressure],
     ) -> None:
         self._spool, self._keeper, self._hub = spool, keeper, hub
         self._site, self._device = site, device
         self._permission = permission
+        self._pressure = pressure
         self._order = spool.settings.order
         self._late_s = spool.settings.late_after_s
         self._cameras: dict[str, _Camera] = {}
@@ -253,9 +261,12 @@ class Forwarder:
             reports = self._spool.reports.get(camera, [])
             segment = next((found for found in state.index.waiting() if found.lane == pb.LANE_BACKLOG), None)
             nothing = segment is None and not reports
+            if nothing:
+                self._pressure(camera).backlog_done()
             if nothing or self._hub.session is None or not self._permission.may_publish(camera):
                 await self._wait_for_work()
                 continue
+            pixels = 0
             async with self._backlog_turn:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_YIELD_S):
@@ -263,7 +274,9 @@ class Forwarder:
                 if reports:
                     await self._send_report(camera, state, *reports[0])
                 elif segment is not None and segment.pending:
-                    await self._send_next(camera, state, segment)
+                    pixels = await self._send_next(camera, state, segment)
+            # The cloud answers in the order of arrival: so the live picture waits for little of this.
+            await asyncio.sleep(pixels / self._pressure(camera).backlog_fps())
 
     def _adapt(self, took_s: float) -> None:
         """Make joined messages as large as the link carries without holding up the live picture."""
@@ -275,24 +288,28 @@ class Forwarder:
 
     # Sending
 
-    async def _send_next(self, camera: str, state: _Camera, segment: Segment) -> bool:
-        """Send the next messages of a segment as one; false when they are still in the spool."""
+    async def _send_next(self, camera: str, state: _Camera, segment: Segment) -> int:
+        """Send the next messages of a segment as one; the number of pictures that the hub took."""
         segment.busy = True
+        most = _MOST_MESSAGES
+        if segment.lane == pb.LANE_BACKLOG:
+            rate = self._pressure(camera).backlog_fps()
+            most = min(most, max(_FEWEST_MESSAGES, int(rate * _BACKLOG_STEP_S)))
         try:
             parts = await self._spool.read(
-                camera, segment, max_bytes=min(self._batch_bytes, self._most_bytes)
+                camera, segment, max_messages=most, max_bytes=min(self._batch_bytes, self._most_bytes)
             )
             if not parts:
                 _log.error("spool_messages_gone", camera=camera, messages=segment.messages)
                 state.index.discard(segment)
-                return False
+                return 0
             if segment.lane == pb.LANE_BACKLOG:
                 self._pin(camera, segment)
             message = self._join(state, segment, parts)
             started = time.monotonic()
             ack = await self._until_stored(camera, state, message)
             if ack is None:
-                return False
+                return 0
             self._adapt(time.monotonic() - started)
             state.reached[message.lane, message.epoch] = message.last
             self._forget_epochs(state)
@@ -303,10 +320,10 @@ class Forwarder:
             # The spool's broker is away; it says so itself.
             _log.debug("spool_read_failed", reason=str(problem))
             await asyncio.sleep(_FIRST_RETRY_S)
-            return False
+            return 0
         finally:
             segment.busy = False
-        return True
+        return sum(item.HasField("access_unit") for item in message.envelope.items)
 
     def _join(self, state: _Camera, segment: Segment, parts: list[tuple[int, bytes]]) -> _Message:
         """As many of these messages as fit one envelope, in the segment's lane."""
@@ -375,6 +392,10 @@ class Forwarder:
             session = await self._session(state)
             if not self._permission.may_publish(camera):
                 return None
+            # A link that says nothing may be dead long before that shows: then the live picture needs a chain
+            # that can be sent apart from what waits.
+            loop = asyncio.get_running_loop()
+            silent = loop.call_later(self._late_s, lambda: self._ask_chain(state, time.monotonic()))
             try:
                 ack = await self._store(session, camera, payload, name)
             except TooLarge as problem:
@@ -395,6 +416,8 @@ class Forwarder:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _LONGEST_RETRY_S)
                 continue
+            finally:
+                silent.cancel()
             self._say("")
             return ack
 

@@ -78,7 +78,8 @@ class LinkState:
 
     backlog_s: age of the oldest message that the hub does not have; fill: of the spool, 0 to 1; breaks:
     counts up whenever the live lane stops being consecutive (messages moved to the backlog lane, or purged);
-    overloaded: delivery takes no further message for now.
+    overloaded: delivery takes no further message for now. cloud_share: share of the frame rate that the
+    cloud keeps up with, as far as it says.
     """
 
     connected: bool = True
@@ -86,6 +87,7 @@ class LinkState:
     fill: float = 0.0
     breaks: int = 0
     overloaded: bool = False
+    cloud_share: float = 1.0
 
 
 class Action(Enum):
@@ -228,7 +230,8 @@ class Planner:
         self._unseen_motion = self._unseen_motion or moving
         if not gate.open and not must:
             return Decision(Action.IDLE, self._rung)
-        if not self._pace.pick(now_ns, self._rung.max_fps * _share(link.fill), force=must):
+        share = min(_share(link.fill), link.cloud_share)
+        if not self._pace.pick(now_ns, self._rung.max_fps * share, force=must):
             return Decision(Action.SKIP, self._rung)
         if link.fill >= _FULL or link.overloaded:
             self._start_chain(ChainReason.LOST)

@@ -9,54 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
-import os
-import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 
-from edge_agent.config import Fsync, SpoolSettings
+from edge_agent import spool_stream
+from edge_agent.broker import Broker
+from edge_agent.config import SpoolSettings
 from edge_agent.errors import SpoolError, SpoolFull
 from edge_agent.link import Ack, Link, Refused, Session
-from edge_agent.segments import CameraIndex, Entry, Segment, entry_from_headers, entry_of, headers_of
-from eyeline import bus
+from edge_agent.payloads import Payloads
+from edge_agent.segments import CameraIndex, Entry, Segment, entry_of, headers_of
 from eyeline.envelope import encode_envelope
-from eyeline.errors import BusError, ServerFailed
-from eyeline.nats_server import NatsServer
-from eyeline.subjects import EDGE_DOMAIN, SPOOL, spool_subject
+from eyeline.errors import BusError
+from eyeline.subjects import spool_subject
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
 
 _log = structlog.get_logger()
 
-_USER: Final = "agent"
-_REPORTS: Final = "spool.lost"
 # JetStream error codes: the stream is full; nothing of that sequence or subject.
 _FULL_CODES: Final = frozenset({10047, 10077, 10023})
-# Memory the broker may take for itself, beside a memory spool.
-_BROKER_BYTES: Final = 64 << 20
 # Below so much free disk the broker is not asked: it would switch its storage off for good.
 DISK_RESERVE_BYTES: Final = 24 << 20
 # Payloads kept in memory for the forwarder, all cameras together.
 _CACHE_BYTES: Final = 8 << 20
 _PUT_TIMEOUT_S: Final = 5.0
-_RESTART_FIRST_S: Final = 0.2
-_RESTART_LONGEST_S: Final = 10.0
-_SCAN_BATCH: Final = 512
 _DELETE_EVERY_S: Final = 0.02
 # Of a message beside its payload, as stored: subject, headers, record.
 _OVERHEAD_BYTES: Final = 250
-
-_SYNC: Final = {Fsync.ALWAYS: "always", Fsync.SECOND: '"1s"', Fsync.RELAXED: '"2m"'}
 
 
 # Camera, epoch, first and last frame.
@@ -74,16 +59,9 @@ class Spool:
         self.cameras: dict[str, CameraIndex] = {}
         self.problem = ""
         self._folder = state_dir / "spool"
-        self._password = secrets.token_hex(16)
-        self._server = NatsServer(
-            _broker_config(settings, self._folder, self._password),
-            work_dir=self._folder,
-            name="broker",
-            env={"GOMEMLIMIT": str(_BROKER_BYTES + self._memory_bytes)},
-        )
-        self._link = Link("spool", self._connect)
-        self._cache: dict[str, deque[tuple[Entry, bytes]]] = {}
-        self._cache_bytes = 0
+        self._broker = Broker(settings, self._folder)
+        self._link = Link("spool", self._broker.connect)
+        self._payloads = Payloads(_CACHE_BYTES)
         self._deletions: dict[str, set[int]] = {}
         self._reports_to_delete: list[int] = []
         self._wake_deleter = asyncio.Event()
@@ -103,18 +81,14 @@ class Spool:
     # Life cycle
 
     @property
-    def _memory_bytes(self) -> int:
-        return self.settings.max_bytes if self.settings.storage == "memory" else 0
-
-    @property
     def url(self) -> str:
         """The broker's address on this device."""
-        return self._server.url
+        return self._broker.url
 
     @property
     def pid(self) -> int | None:
         """Process id of the broker while it runs."""
-        return self._server.pid
+        return self._broker.pid
 
     @property
     def session(self) -> Session | None:
@@ -123,10 +97,9 @@ class Spool:
 
     async def start(self) -> None:
         """Start the broker and read what earlier runs left; raises `ServerFailed` or `SpoolError`."""
-        await self._end_orphan()
-        await self._server.start()
+        await self._broker.start()
         self._tasks = [
-            asyncio.create_task(self._supervise()),
+            asyncio.create_task(self._broker.supervise(self._say)),
             asyncio.create_task(self._link.run()),
             asyncio.create_task(self._delete_for_ever()),
         ]
@@ -142,19 +115,6 @@ class Spool:
         self._usable.set()
         self._tasks.append(asyncio.create_task(self._follow_sessions(session)))
 
-    async def _end_orphan(self) -> None:
-        """Wait for a broker that a killed agent left behind: two must never write one store."""
-        try:
-            process = psutil.Process(int((self._folder / "broker.pid").read_text(encoding="utf-8")))
-            if str(self._folder / "broker.conf") not in process.cmdline():
-                return
-            process.terminate()
-            await asyncio.to_thread(process.wait, 10)
-        except psutil.TimeoutExpired:
-            process.kill()
-        except (OSError, ValueError, psutil.Error):
-            return
-
     async def stop(self) -> None:
         """Finish deletions and stop the broker."""
         with contextlib.suppress(BusError, TimeoutError):
@@ -163,31 +123,7 @@ class Spool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.stop()
-
-    async def _connect(self, changed: Any) -> Client:
-        return await bus.connect(
-            self._server.url, name="spool", user=_USER, password=self._password, on_change=changed
-        )
-
-    async def _supervise(self) -> None:
-        delay = _RESTART_FIRST_S
-        while True:
-            started = time.monotonic()
-            code = await self._server.wait()
-            _log.error("spool_broker_ended", exit_status=code)
-            if time.monotonic() - started > 60:
-                delay = _RESTART_FIRST_S
-            while True:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RESTART_LONGEST_S)
-                try:
-                    await self._server.start()
-                except ServerFailed as problem:
-                    self._say(str(problem))
-                else:
-                    _log.info("spool_broker_restarted", pid=self._server.pid)
-                    break
+        await self._broker.stop()
 
     async def _follow_sessions(self, session: Session) -> None:
         while True:
@@ -216,7 +152,7 @@ class Spool:
     async def _prepare(self, session: Session) -> bool:
         """Create the stream or check it; false when that did not work yet."""
         try:
-            state = await self._ensure_stream(session)
+            state = await spool_stream.ensure(session, self.settings)
             if not self._known:
                 await self._scan(session, state)
                 self._known = True
@@ -229,85 +165,21 @@ class Spool:
         self._say("")
         return True
 
-    async def _ensure_stream(self, session: Session) -> dict[str, Any]:
-        config = {
-            "name": SPOOL,
-            "subjects": [spool_subject("*"), f"{_REPORTS}.*"],
-            "retention": "limits",
-            "storage": self.settings.storage,
-            "discard": "new",
-            "max_bytes": self.settings.max_bytes,
-            "num_replicas": 1,
-            "duplicate_window": 120_000_000_000,
-            "allow_direct": True,
-        }
-        try:
-            await session.api(f"STREAM.INFO.{SPOOL}")
-        except Refused as problem:
-            if problem.code != 10059:  # no such stream
-                raise
-            answer = await session.api(f"STREAM.CREATE.{SPOOL}", config)
-        else:
-            answer = await session.api(f"STREAM.UPDATE.{SPOOL}", config)
-        return dict(answer["state"])
-
     async def _scan(self, session: Session, state: dict[str, Any], *, late: bool = True) -> None:
         """Rebuild the index from headers; payloads stay where they are."""
-        first, last = int(state["first_seq"]), int(state["last_seq"])
-        if not int(state["messages"]):
+        found = await spool_stream.scan(session, state)
+        for is_report, camera, entry in found:
+            if not is_report:
+                self.index(camera).append(entry)
+            self.highest_epoch = max(self.highest_epoch, entry.epoch.counter)
+        for is_report, camera, entry in found:
+            message = await spool_stream.get(session, {"seq": entry.sequence}) if is_report else None
+            if message is not None:
+                envelope = pb.FrameEnvelope.FromString(message[1])
+                self.reports.setdefault(camera, []).append((entry.sequence, envelope))
+        if not found:
             return
-        now, wall = time.monotonic(), time.time()
-        inbox = session.client.new_inbox()
-        subscription = await session.client.subscribe(inbox)
-        name = f"scan-{secrets.token_hex(4)}"
-        config = {
-            "name": name,
-            "deliver_policy": "by_start_sequence",
-            "opt_start_seq": first,
-            "ack_policy": "none",
-            "headers_only": True,
-            "mem_storage": True,
-            "inactive_threshold": 30_000_000_000,
-        }
-        await session.api(f"CONSUMER.CREATE.{SPOOL}.{name}", {"stream_name": SPOOL, "config": config})
-        reached, reports = 0, []
-        try:
-            while reached < last:
-                ask = f'{{"batch":{_SCAN_BATCH},"no_wait":true}}'.encode()
-                await session.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{SPOOL}.{name}", ask, reply=inbox)
-                for _ in range(_SCAN_BATCH):
-                    message = await subscription.next_msg(timeout=5)
-                    headers = message.headers or {}
-                    if "Status" in headers:
-                        if headers["Status"] == "404":
-                            reached = last
-                        break
-                    tokens = message.reply.split(".")
-                    at = 5 if len(tokens) == 9 else 7
-                    reached, stored = int(tokens[at]), int(tokens[at + 2]) / 1e9
-                    _, kind, camera = message.subject.split(".")
-                    size = int(headers.get("Nats-Msg-Size", 0))
-                    try:
-                        entry = entry_from_headers(headers, reached, size, now - max(0.0, wall - stored))
-                    except ValueError:
-                        _log.warning("spool_message_not_ours", sequence=reached)
-                        continue
-                    if kind == "lost":
-                        reports.append((camera, reached))
-                    else:
-                        self.index(camera).append(entry)
-                    self.highest_epoch = max(self.highest_epoch, entry.epoch.counter)
-        except (TimeoutError, ValueError) as problem:
-            self.cameras.clear()
-            raise SpoolError(f"the spool's index cannot be read: {problem or 'no answer'}") from None
-        finally:
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
-        for camera, sequence in reports:
-            found = await self._get(session, {"seq": sequence})
-            if found is not None:
-                envelope = pb.FrameEnvelope.FromString(found[1])
-                self.reports.setdefault(camera, []).append((sequence, envelope))
+        now = time.monotonic()
         for index in self.cameras.values() if late else ():
             for segment in index.segments:
                 # The index was built from messages that all wait; ages of an earlier run count as late.
@@ -321,8 +193,8 @@ class Spool:
         """
         _log.error("spool_went_back", messages=self.messages, last=int(state["last_seq"]))
         kept = {
-            camera: [(entry, data) for entry, data in cache if entry.sequence >= (oldest or 0)]
-            for camera, cache in self._cache.items()
+            camera: self._payloads.of(camera, oldest)
+            for camera in self._payloads.cameras
             if (oldest := self.index(camera).oldest_unsent()) is not None
         }
         missing = [
@@ -334,9 +206,9 @@ class Spool:
             for segment in list(index.segments):
                 index.discard(segment)
             index.segments.clear()
-        for forgotten in (self.reports, self._cache, self._deletions, self._reports_to_delete):
+        for forgotten in (self.reports, self._payloads, self._deletions, self._reports_to_delete):
             forgotten.clear()
-        self._cache_bytes, self._last_sequence = 0, int(state["last_seq"])
+        self._last_sequence = int(state["last_seq"])
         await self._scan(session, state, late=False)
         there = [
             (index.camera, segment.epoch, segment.next_frame, segment.last_frame)
@@ -401,7 +273,9 @@ class Spool:
         data = encode_envelope(envelope)
         # Not the frames' own id: these may have been spooled, and lost, within the duplicate window.
         headers = headers_of(envelope)
-        ack = await self._store(f"{_REPORTS}.{envelope.camera}", data, headers, _PUT_TIMEOUT_S, "lost.")
+        ack = await self._store(
+            f"{spool_stream.REPORTS}.{envelope.camera}", data, headers, _PUT_TIMEOUT_S, "lost."
+        )
         self.reports.setdefault(envelope.camera, []).append((ack.sequence, envelope))
 
     async def _store(
@@ -454,20 +328,14 @@ class Spool:
 
     def _revive(self) -> None:
         """End a broker that runs but stores nothing, as after a full disk; the supervisor restarts it."""
-        session, pid = self._link.session, self._server.pid
+        session, pid = self._link.session, self._broker.pid
         if session is not None and pid is not None and self.free_disk_bytes() >= DISK_RESERVE_BYTES:
             _log.warning("spool_broker_restarting", reason=self.problem)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 15)
+            self._broker.end()
 
     def _added(self, camera: str, entry: Entry, data: bytes) -> Segment:
         segment = self.index(camera).append(entry)
-        cache = self._cache.setdefault(camera, deque())
-        cache.append((entry, data))
-        self._cache_bytes += len(data)
-        while self._cache_bytes > _CACHE_BYTES:
-            longest = max(self._cache.values(), key=len)
-            self._cache_bytes -= len(longest.popleft()[1])
+        self._payloads.add(camera, entry, data)
         return segment
 
     # Reading and removing
@@ -476,22 +344,9 @@ class Spool:
         self, camera: str, segment: Segment, *, max_messages: int = 64, max_bytes: int = 1 << 19
     ) -> list[tuple[int, bytes]]:
         """The next messages of a segment: sequence and payload, in order; empty when they are gone."""
-        cache = self._cache.get(camera)
-        if cache and cache[0][0].sequence <= segment.cursor:
-            found: list[tuple[int, bytes]] = []
-            size = 0
-            for entry, data in cache:
-                sequence = entry.sequence
-                if sequence < segment.cursor:
-                    continue
-                if sequence > segment.last_seq or len(found) >= max_messages:
-                    break
-                if found and size + len(data) > max_bytes:
-                    break
-                found.append((sequence, data))
-                size += len(data)
-            if found:
-                return found
+        found = self._payloads.read(camera, segment, max_messages, max_bytes)
+        if found:
+            return found
         session = await self._link.ready()
         ask = {
             "seq": segment.cursor,
@@ -501,41 +356,9 @@ class Spool:
         }
         return [
             (sequence, data)
-            for sequence, data in await self._get_many(session, ask)
+            for sequence, data in await spool_stream.get_many(session, ask)
             if sequence <= segment.last_seq
         ]
-
-    async def _get(self, session: Session, ask: dict[str, Any]) -> tuple[int, bytes] | None:
-        found = await self._get_many(session, {**ask, "batch": 1})
-        return found[0] if found else None
-
-    async def _get_many(self, session: Session, ask: dict[str, Any]) -> list[tuple[int, bytes]]:
-        """A direct batch get (NATS ADR-31)."""
-        inbox = session.client.new_inbox()
-        found: list[tuple[int, bytes]] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def deliver(message: Msg) -> None:
-            headers = message.headers or {}
-            if "Status" in headers or "Nats-Sequence" not in headers:
-                if not done.done():
-                    done.set_result(None)
-                return
-            found.append((int(headers["Nats-Sequence"]), message.data))
-
-        subscription = await session.client.subscribe(inbox, cb=deliver)
-        lost: asyncio.Future[Any] = asyncio.ensure_future(session.closed.wait())
-        waiting: set[asyncio.Future[Any]] = {done, lost}
-        try:
-            await session.client.publish(f"$JS.API.DIRECT.GET.{SPOOL}", json.dumps(ask).encode(), reply=inbox)
-            await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-            if not done.done():
-                raise BusError("the spool gave no answer")
-            return found
-        finally:
-            lost.cancel()
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
 
     def acknowledged(
         self, camera: str, segment: Segment, sent: list[tuple[int, bytes]], last_frame: int
@@ -544,7 +367,7 @@ class Spool:
         size = sum(len(data) for _, data in sent)
         self.index(camera).acknowledged(segment, sent[-1][0], last_frame, len(sent), size)
         self._deletions.setdefault(camera, set()).update(sequence for sequence, _ in sent)
-        self._uncache(camera)
+        self._payloads.forget(camera, self.index(camera).oldest_unsent())
         self._wake_deleter.set()
 
     def report_acknowledged(self, camera: str, sequence: int) -> None:
@@ -552,11 +375,6 @@ class Spool:
         self.reports[camera] = [found for found in self.reports[camera] if found[0] != sequence]
         self._reports_to_delete.append(sequence)
         self._wake_deleter.set()
-
-    def _uncache(self, camera: str) -> None:
-        cache, oldest = self._cache.get(camera), self.index(camera).oldest_unsent()
-        while cache and (oldest is None or cache[0][0].sequence < oldest):
-            self._cache_bytes -= len(cache.popleft()[1])
 
     async def _delete_for_ever(self) -> None:
         while True:
@@ -580,40 +398,30 @@ class Spool:
             oldest = self.index(camera).oldest_unsent()
             below = {sequence for sequence in sequences if oldest is None or sequence < oldest}
             if below:
-                await self._purge(session, camera, max(below))
+                await spool_stream.purge(session, camera, max(below))
                 sequences.difference_update(below)
             for sequence in sorted(sequences):
-                await self._delete(session, sequence)
+                await spool_stream.delete(session, sequence)
                 sequences.discard(sequence)
         while self._reports_to_delete:
-            await self._delete(session, self._reports_to_delete[0])
+            await spool_stream.delete(session, self._reports_to_delete[0])
             self._reports_to_delete.pop(0)
-
-    async def _purge(self, session: Session, camera: str, upto: int) -> None:
-        await session.api(f"STREAM.PURGE.{SPOOL}", {"filter": spool_subject(camera), "seq": upto + 1})
-
-    async def _delete(self, session: Session, sequence: int) -> None:
-        try:
-            await session.api(f"STREAM.MSG.DELETE.{SPOOL}", {"seq": sequence, "no_erase": True})
-        except Refused as problem:
-            if problem.code not in {10037, 10043, 10057}:  # not there any more
-                raise
 
     async def drop_segment(self, camera: str, segment: Segment) -> tuple[pb.FrameEnvelope, pb.FrameEnvelope]:
         """Remove what is left of a segment; returns its first and last envelope, for the report."""
         session = await self._link.ready()
         subject = spool_subject(camera)
-        first = await self._get(session, {"seq": segment.cursor, "next_by_subj": subject})
-        last = await self._get(session, {"seq": segment.last_seq})
+        first = await spool_stream.get(session, {"seq": segment.cursor, "next_by_subj": subject})
+        last = await spool_stream.get(session, {"seq": segment.last_seq})
         index = self.index(camera)
         oldest = index.oldest_unsent()
         ends = [pb.FrameEnvelope.FromString(found[1]) for found in (first, last) if found is not None]
         if oldest is not None and oldest >= segment.cursor:
-            await self._purge(session, camera, segment.last_seq)
+            await spool_stream.purge(session, camera, segment.last_seq)
         else:
             self._deletions.setdefault(camera, set()).update(range(segment.cursor, segment.last_seq + 1))
         index.discard(segment)
-        self._uncache(camera)
+        self._payloads.forget(camera, self.index(camera).oldest_unsent())
         if not ends:
             raise SpoolError(f"messages of camera {camera} are gone from the spool")
         return ends[0], ends[-1]
@@ -643,27 +451,3 @@ def _gaps(span: _Frames, there: list[_Frames]) -> list[_Frames]:
 
 async def _ignore(camera: str, epoch: Epoch, first: int, last: int) -> None:
     _log.error("frames_lost", camera=camera, epoch=epoch.counter, first=first, last=last)
-
-
-def _broker_config(settings: SpoolSettings, folder: Path, password: str) -> str:
-    """Loopback only (the launcher sees to it); local readers may listen, and only the agent may write."""
-    memory = settings.max_bytes + (1 << 20) if settings.storage == "memory" else 0
-    disk = settings.max_bytes * 2 + (64 << 20) if settings.storage == "file" else 1 << 20
-    return f"""
-server_name: eyeline-spool
-pid_file: "{folder / "broker.pid"}"
-jetstream {{
-  store_dir: "{folder / "store"}"
-  domain: {EDGE_DOMAIN}
-  max_mem: {max(memory, 1 << 20)}
-  max_file: {disk}
-  sync_interval: {_SYNC[settings.fsync]}
-}}
-authorization {{
-  users: [
-    {{ user: {_USER}, password: "{password}" }}
-    {{ user: local, password: "", permissions: {{ publish: {{ deny: ">" }}, subscribe: "eyeline.v1.>" }} }}
-  ]
-}}
-no_auth_user: local
-"""

@@ -216,7 +216,27 @@ def _centernet(graph: Graph, recipe: Recipe) -> tuple[str, str]:
     return scores, graph.op("Add", signs, graph.floats(np.concatenate([at, at], 2)))
 
 
+def _blazeface(graph: Graph, recipe: Recipe) -> tuple[str, str]:
+    """Bazarevsky et al., "BlazeFace: Sub-millisecond Neural Face Detection on Mobile GPUs": two anchors in
+    each cell of a fine grid, six in each of a coarse one, all square and of one size.
+    """
+    width, height = recipe.input_size
+    centres = []
+    for stride, anchors in ((16, 2), (32, 6)):
+        columns, rows = np.meshgrid(np.arange(width // stride), np.arange(height // stride))
+        cells = (np.stack([columns, rows], 2).reshape(-1, 2) + 0.5) * stride
+        centres.append(np.repeat(cells, anchors, axis=0))
+    fine_scores, fine_boxes, coarse_scores, coarse_boxes = map(inner, recipe.outputs)
+    scores = graph.op("Sigmoid", graph.op("Concat", fine_scores, coarse_scores, axis=1))
+    rows_of = graph.op("Concat", fine_boxes, coarse_boxes, axis=1)
+    names = [graph.name(part) for part in ("centre", "size", "points")]
+    centre, size, _ = graph.ops("Split", rows_of, graph.ints([2, 2, 12]), outputs=names, axis=2)
+    centre = graph.op("Add", centre, graph.floats(np.concatenate(centres)[None]))
+    return scores, _corners(graph, centre, size)
+
+
 _FORMS: Final = {
+    Form.BLAZEFACE: _blazeface,
     Form.YOLOX: _yolox,
     Form.YOLOV8: _yolov8,
     Form.DETR: _detr,

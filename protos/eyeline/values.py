@@ -196,6 +196,14 @@ class Result:
         """Number of captured frames that this answer covers."""
         return self.last_sequence - self.sequence + 1
 
+    @property
+    def late(self) -> bool:
+        """Whether its frames waited on the device for the link: kept in an outage and delivered afterwards.
+
+        The live picture goes on beside them, so a late answer may come after one for later frames.
+        """
+        return self.proto.lane == frame_pb2.LANE_BACKLOG
+
 
 @dataclass(frozen=True, slots=True)
 class ImageAnswer:

@@ -491,18 +491,24 @@ class ControlRequest(_message.Message):
 
     CAMERA_FIELD_NUMBER: _builtins.int
     KEYFRAME_FIELD_NUMBER: _builtins.int
+    LAG_NS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     keyframe: _builtins.bool
     """Start a new chain: the decoder lost its state."""
+    lag_ns: _builtins.int
+    """How long this camera's messages wait in the hub before they are answered, in nanoseconds. Told a few times
+    a second while it is long, so that the agent sends less; 0 when the request is about something else.
+    """
     def __init__(
         self,
         *,
         camera: _builtins.str = ...,
         keyframe: _builtins.bool = ...,
+        lag_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

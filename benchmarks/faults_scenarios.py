@@ -1,0 +1,324 @@
+"""The faults of one day in the life of a deployment, each as a scenario."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Final
+
+from nats.js.errors import APIError, NotFoundError
+
+from benchmarks import faults_clock
+from benchmarks.faults_proxy import Weather
+from benchmarks.faults_rig import Rig, Scenario, until
+from benchmarks.system import SITE
+from eyeline import subjects
+from eyeline.envelope import encode_envelope
+from eyeline.errors import ServerFailed
+from eyeline.v1 import frame_pb2
+
+# Ten minutes' cut, shortened: it outlasts every time constant of delivery under ten minutes (the duplicate
+# window of 120 s, claims that lapse after 60 s, keep-alives of 15 to 30 s, leases of 3 s); what lies between
+# is only more of the same backlog.
+SHORTENED_CUT_S: Final = 130.0
+_DISK = "48m"
+
+
+def _cut(seconds: float) -> Callable[[Rig], Awaitable[None]]:
+    async def play(rig: Rig) -> None:
+        await rig.at(6)
+        rig.proxy.cut()
+        await rig.at(6 + seconds)
+        rig.proxy.restore()
+        rig.restored()
+
+    return play
+
+
+async def _flap(rig: Rig) -> None:
+    for turn in range(8):
+        await rig.at(5 + 3 * turn)
+        rig.proxy.cut()
+        await asyncio.sleep(1.2)
+        rig.proxy.tear()
+        rig.proxy.restore()
+        rig.restored()
+
+
+async def _slow(rig: Rig) -> None:
+    await rig.at(5)
+    rig.proxy.weather = Weather(delay_s=0.3, bytes_per_s=25_000, loss=0.02)
+    await rig.at(35)
+    rig.proxy.weather = Weather()
+    rig.restored()
+
+
+def _killed(name: str) -> Callable[[Rig], Awaitable[None]]:
+    async def play(rig: Rig) -> None:
+        await rig.at(8)
+        rig.signal(name, SIGKILL)
+        rig.restored()
+
+    return play
+
+
+async def _worker_killed(rig: Rig) -> None:
+    await rig.at(8)
+    rig.signal(await rig.owner(), SIGKILL)
+    rig.restored()
+
+
+async def _worker_stopped(rig: Rig) -> None:
+    await rig.at(8)
+    owner = await rig.owner()
+    rig.signal(owner, SIGSTOP)
+    rig.restored()
+    await rig.at(16)
+    rig.signal(owner, SIGCONT)
+
+
+async def _packet_deleted(rig: Rig) -> None:
+    await rig.at(8)
+    # What the worker has on its way already would be answered all the same: it must never come to ask again.
+    rig.signal("worker", SIGSTOP)
+    before = (await rig.js.stream_info(subjects.FRAMES)).state.last_seq
+    await asyncio.sleep(1.2)
+    after = (await rig.js.stream_info(subjects.FRAMES)).state.last_seq
+    for sequence in range(before + 1, after):
+        message = await rig.js.get_msg(subjects.FRAMES, sequence)
+        envelope = frame_pb2.FrameEnvelope.FromString(message.data or b"")
+        units = [item.access_unit for item in envelope.items if item.HasField("access_unit")]
+        if units and not units[0].keyframe:
+            await rig.js.delete_msg(subjects.FRAMES, sequence)
+            rig.notes["deleted"] = [unit.sequence for unit in units]
+            break
+    else:
+        raise ServerFailed("no packet to delete came in 1.2 s")
+    rig.signal("worker", SIGKILL)
+    rig.restored()
+
+
+def _deletion_seen(rig: Rig) -> str:
+    """The deleted frames must be answered, and must not pass for seen."""
+    honest = {number for it in rig.heard if it.degraded == "lost" for number in range(it.first, it.last + 1)}
+    missing = set(rig.notes["deleted"]) - honest
+    return f"deleted frames {sorted(missing)} are not told as lost" if missing else ""
+
+
+async def _agent_killed(rig: Rig) -> None:
+    await rig.at(8)
+    await rig.kill_agent(with_broker=False)
+    rig.restored()
+    await rig.start_agent()
+
+
+async def _device_killed(rig: Rig) -> None:
+    await rig.at(6)
+    # With a backlog in the spool.
+    rig.proxy.cut()
+    await rig.at(10)
+    await rig.kill_agent(with_broker=True)
+    rig.proxy.restore()
+    rig.restored()
+    await rig.start_agent()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A small disk of its own at `folder`; raises `ServerFailed` where nothing may be mounted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(folder)], capture_output=True, check=False
+    )
+    if done.returncode:
+        raise ServerFailed("the full disk is a real one: run this as root, or allow mounting")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+async def _disk_full(rig: Rig) -> None:
+    await rig.at(6)
+    filler = rig.agent_state / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    await rig.at(14)
+    filler.unlink()
+    rig.restored()
+
+
+async def _clock_jumps(rig: Rig) -> None:
+    await rig.at(8)
+    faults_clock.write(rig.state / "clock", 3630.0)
+    await rig.at(16)
+    faults_clock.write(rig.state / "clock", -30.0)
+    rig.restored()
+
+
+def _clock_program(state: Path) -> list[str]:
+    # Half a minute wrong from the start.
+    faults_clock.write(state / "clock", 30.0)
+    return [sys.executable, "-m", "benchmarks.faults_clock", str(state / "clock")]
+
+
+async def _slow_consumer(rig: Rig) -> None:
+    await rig.at(4)
+    rig.read_pause_s = 0.4
+    # And one that reads nothing at all.
+    stuck = rig.client.subscribe(since_ns=time.time_ns())
+    await stuck.ready()
+    try:
+        await rig.at(18)
+        rig.read_pause_s = 0.0
+        rig.restored()
+        await rig.at(22)
+    finally:
+        await stuck.aclose()
+
+
+async def _overload(rig: Rig) -> None:
+    await rig.at(rig.recording.seconds)
+    rig.restored()
+
+
+async def _corrupt(rig: Rig) -> None:
+    chance = random.Random(7)
+    await rig.at(5)
+    nats = await rig.connect(as_device=True)
+    try:
+        subject = subjects.frame_subject(SITE, "edge", "cam1")
+        info = await rig.js.stream_info(subjects.FRAMES)
+        real = []
+        for sequence in range(info.state.first_seq, info.state.last_seq + 1):
+            with contextlib.suppress(NotFoundError, APIError):
+                real.append((await rig.js.get_msg(subjects.FRAMES, sequence)).data or b"")
+        bad = _corrupted(real, chance)
+        rig.notes["corrupt"] = len(bad)
+        for data in bad:
+            await nats.publish(subject, data)
+            await asyncio.sleep(0.05)
+        await nats.flush()
+        rig.restored()
+    finally:
+        await nats.close()
+
+    async def set_aside() -> bool:
+        rig.notes["set_aside"] = (await rig.js.stream_info(subjects.DEAD)).state.messages
+        return int(rig.notes["set_aside"]) >= rig.notes["unusable"]
+
+    rig.notes["unusable"] = len(bad) - len(real)
+    await until(set_aside, 15, "the dead letters")
+
+
+def _corrupted(real: list[bytes], chance: random.Random) -> list[bytes]:
+    """Messages that must not be taken, and real ones that come again without their message id."""
+    bad = [b"", chance.randbytes(40), chance.randbytes(20_000)]
+    envelope = frame_pb2.FrameEnvelope.FromString(real[-1])
+    bad += [real[-1][: len(real[-1]) // 2], real[-1][:-1]]
+    for field, value in (("camera", "cam2"), ("site", "other"), ("tenant", "other"), ("schema_major", 9)):
+        other = frame_pb2.FrameEnvelope()
+        other.CopyFrom(envelope)
+        setattr(other, field, value)
+        bad.append(other.SerializeToString())
+    gap = frame_pb2.FrameEnvelope()
+    gap.CopyFrom(envelope)
+    gap.ClearField("items")
+    bad.append(gap.SerializeToString())
+    again = []
+    for data in real:
+        # Their pixels are damaged on the way: they are answered already, and must stay so.
+        copy = frame_pb2.FrameEnvelope.FromString(data)
+        for item in copy.items:
+            if item.HasField("access_unit"):
+                item.access_unit.data = chance.randbytes(len(item.access_unit.data))
+        again.append(encode_envelope(copy))
+    mixed = [*bad, *again]
+    chance.shuffle(mixed)
+    return mixed
+
+
+SCENARIOS: Final = (
+    Scenario("steady", "nothing goes wrong: the measure of the others", lambda rig: rig.at(12), 14),
+    Scenario("link_cut_10s", "the link is dead for 10 s", _cut(10), 26),
+    Scenario(
+        "link_cut_10min",
+        f"the link is dead for {SHORTENED_CUT_S:g} s, for ten minutes: past every time constant of delivery",
+        _cut(SHORTENED_CUT_S),
+        SHORTENED_CUT_S + 16,
+        settle_s=90,
+    ),
+    Scenario("flapping_link", "8 times 1.2 s dead, then all connections reset", _flap, 36),
+    Scenario(
+        "slow_link",
+        "200 kbit/s and 300 ms each way for 30 s; 2 % of segments come a round trip late",
+        _slow,
+        42,
+    ),
+    Scenario("hub_killed", "SIGKILL of the hub", _killed("hub")),
+    Scenario("worker_killed", "SIGKILL of the owner in mid-chain, of two workers", _worker_killed, workers=2),
+    Scenario(
+        "worker_stopped",
+        "SIGSTOP of the owner for 8 s, past its lease of 3 s, then SIGCONT; two workers",
+        _worker_stopped,
+        workers=2,
+    ),
+    Scenario(
+        "packet_deleted",
+        "one packet of a chain is deleted from the hub, before a worker (killed) gets it",
+        _packet_deleted,
+        policies=frozenset({"lost", "chain_gap"}),
+        check=_deletion_seen,
+    ),
+    Scenario("triton_killed", "SIGKILL of Triton", _killed("triton")),
+    Scenario("agent_killed", "SIGKILL of the agent, started again", _agent_killed, 20),
+    Scenario(
+        "device_killed",
+        "SIGKILL of agent and local broker with a backlog of 4 s, started again",
+        _device_killed,
+        20,
+    ),
+    Scenario(
+        "disk_full",
+        f"the device's disk ({_DISK}) is full for 8 s",
+        _disk_full,
+        policies=frozenset({"spool_error"}),
+        agent={"spool": {"max_bytes": 8 << 20}},
+    ),
+    Scenario(
+        "clock_jump",
+        "the device's clock is 30 s wrong, jumps an hour ahead, and back past the true time",
+        _clock_jumps,
+        program=_clock_program,
+        check=lambda rig: (
+            "" if rig.notes["off_schedule_ms"] < 200 else f"{rig.notes['off_schedule_ms']} ms off schedule"
+        ),
+    ),
+    Scenario(
+        "slow_consumer",
+        "a subscriber takes 0.4 s an answer for 14 s, another one reads nothing",
+        _slow_consumer,
+    ),
+    Scenario(
+        "overload_4x",
+        "four times the pictures that Triton, pinned to one core, can take",
+        _overload,
+        20,
+        fps=25,
+        cameras=4,
+        cpus=((os.cpu_count() or 1) - 1,),
+        policies=frozenset({"overload"}),
+        agent={"encode": {"max_fps": 25}},
+        settle_s=120,
+    ),
+    Scenario("corrupt_messages", "unusable and repeated messages on the camera's own subject", _corrupt),
+)

@@ -1,0 +1,29 @@
+"""What a device may do on the hub."""
+
+from __future__ import annotations
+
+from eyeline import subjects
+
+
+def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]]:
+    """What a device may publish and subscribe to, as nats-server's `permissions`.
+
+    Its own frames, status and control requests; claims of its own site; its own desired configuration. The
+    streams' own inbox is private, so that no device reads what another one asked for.
+    """
+    api = "$JS.API"
+    claims, desired = f"KV_{subjects.CLAIMS}", f"KV_{subjects.DESIRED}"
+    own_claims = f"$KV.{subjects.CLAIMS}.{subjects.camera_key(site, '*')}"
+    own_desired = f"$KV.{subjects.DESIRED}.{subjects.desired_key(site, device)}"
+    publish = [
+        subjects.frame_subject(site, device, "*"),
+        subjects.status_subject(site, device),
+        own_claims,
+        f"{api}.INFO",
+        # Waiting for the cloud to make them, and opening the buckets.
+        *(f"{api}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
+        f"{api}.DIRECT.GET.{claims}.{own_claims}",
+        f"{api}.DIRECT.GET.{desired}.{own_desired}",
+    ]
+    subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
+    return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}

@@ -1,0 +1,213 @@
+"""Who belongs: the hub's operator, an account for each tenant, and the devices that were enrolled.
+
+One folder holds it all, private to its owner: whoever has it can make credentials. Nothing in it is needed by
+a running hub, worker or API; only `enroll` and `revoke` use it, and a hub of this machine when it starts.
+
+    operator.seed, system.seed     keys of the operator and of the system account
+    tenants/NAME.json              keys of the tenant's account, its devices' public keys, what is revoked
+
+A device's own key is not kept here; only its credentials file has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cloud_inference import nats_jwt
+from cloud_inference.permissions import device_permissions
+from eyeline.creds import Creds, write_private
+from eyeline.errors import ConfigError
+from eyeline.nkey import Kind, NKey
+from eyeline.subjects import check_token
+
+_SYSTEM_USER_S = 120.0
+
+
+class Trust:
+    """The folder, made on first use; safe to use from several programs at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `ConfigError` when the folder cannot be used or was damaged."""
+        self._folder = folder
+        try:
+            (folder / "tenants").mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.chmod(0o700)
+        except OSError as problem:
+            raise ConfigError(f"{folder} cannot be used: {problem.strerror}") from None
+        with self._locked():
+            self._operator = self._key("operator", Kind.OPERATOR)
+            self._system = self._key("system", Kind.ACCOUNT)
+
+    @property
+    def operator_jwt(self) -> str:
+        """What a nats-server needs to check everything else."""
+        return nats_jwt.operator(self._operator, self._system.public)
+
+    @property
+    def system_account(self) -> str:
+        """Public key of the system account."""
+        return self._system.public
+
+    @property
+    def tenants(self) -> list[str]:
+        """Their names, sorted."""
+        return sorted(path.stem for path in (self._folder / "tenants").glob("*.json"))
+
+    def account_jwts(self) -> dict[str, str]:
+        """The system's and every tenant's account, by public key, as they stand now."""
+        system = nats_jwt.account(self._system, "SYS", signed_by=self._operator, jetstream=False)
+        return {self._system.public: system} | dict(self._account(name) for name in self.tenants)
+
+    def account_jwt(self, tenant: str) -> str:
+        """One tenant's account; raises `ConfigError` for an unknown tenant."""
+        return self._account(tenant)[1]
+
+    def system_creds(self) -> Creds:
+        """A user of the system account, for a minute or two: it may tell servers of changed accounts."""
+        key = NKey.generate(Kind.USER)
+        jwt = nats_jwt.user(
+            key.public,
+            "trust",
+            signed_by=self._system,
+            account_key=self._system.public,
+            expires_s=_SYSTEM_USER_S,
+        )
+        return Creds(jwt, key)
+
+    def add_tenant(self, name: str) -> bool:
+        """Make a tenant's account unless it is there; whether it was made. Raises `InvalidName`."""
+        check_token(name, "tenant")
+        with self._locked():
+            if self._path(name).exists():
+                return False
+            keys = {part: NKey.generate(Kind.ACCOUNT).seed for part in ("account", "device_key")}
+            self._write(name, {**keys, "devices": {}, "revoked": {}})
+        return True
+
+    def cloud_creds(self, tenant: str) -> Creds:
+        """A new user for worker and API, who may do everything in the tenant's account."""
+        record = self._read(tenant)
+        account, key = NKey.from_seed(record["account"]), NKey.generate(Kind.USER)
+        jwt = nats_jwt.user(key.public, f"{tenant}.cloud", signed_by=account, account_key=account.public)
+        return Creds(jwt, key, {"tenant": tenant})
+
+    def enroll(
+        self,
+        tenant: str,
+        site: str,
+        device: str,
+        *,
+        names: Mapping[str, str] | None = None,
+        ca: str = "",
+        expires_s: float | None = None,
+    ) -> Creds:
+        """A new key for a device; older ones stay valid until they are revoked or expire.
+
+        names: what else stands in the file, such as `hub`. Raises `InvalidName`, and `ConfigError` for an
+        unknown tenant.
+        """
+        check_token(site, "site")
+        check_token(device, "device")
+        key = NKey.generate(Kind.USER)
+        with self._locked():
+            record = self._read(tenant)
+            jwt = nats_jwt.device(
+                key.public,
+                f"{site}.{device}",
+                signed_by=NKey.from_seed(record["device_key"]),
+                account_key=NKey.from_seed(record["account"]).public,
+                tags={"site": site, "device": device},
+                expires_s=expires_s,
+            )
+            issued = record["devices"].setdefault(f"{site}/{device}", [])
+            issued.append({"key": key.public, "issued": int(time.time())})
+            self._write(tenant, record)
+        own = {"tenant": tenant, "site": site, "device": device}
+        return Creds(jwt, key, {**own, **(names or {})}, ca)
+
+    def valid(self, tenant: str, site: str, device: str) -> list[str]:
+        """Public keys of a device that are not revoked, the newest last; raises `ConfigError`."""
+        record = self._read(tenant)
+        issued = record["devices"].get(f"{site}/{device}", [])
+        return [one["key"] for one in issued if one["key"] not in record["revoked"]]
+
+    def enrolled(self, tenant: str, site: str, device: str) -> bool:
+        """Whether the device ever got credentials."""
+        return f"{site}/{device}" in self._read(tenant)["devices"]
+
+    def revoke(self, tenant: str, site: str, device: str, *, keep_newest: bool = False) -> int:
+        """Make a device's credentials void, all or all but the newest; how many that were.
+
+        Running servers must be told: see `hub_admin.push`. Raises `ConfigError` for an unknown device.
+        """
+        with self._locked():
+            record = self._read(tenant)
+            if f"{site}/{device}" not in record["devices"]:
+                known = ", ".join(sorted(record["devices"])) or "none"
+                raise ConfigError(f"device {site}/{device} of {tenant} was never enrolled; known: {known}")
+            keys = self.valid(tenant, site, device)
+            void = keys[:-1] if keep_newest else keys
+            # Far ahead, so that a clock set back does not let them in again: keys are never used twice.
+            record["revoked"] |= dict.fromkeys(void, int(time.time()) + 10 * 365 * 86_400)
+            self._write(tenant, record)
+        return len(void)
+
+    def _account(self, tenant: str) -> tuple[str, str]:
+        record = self._read(tenant)
+        key = NKey.from_seed(record["account"])
+        jwt = nats_jwt.account(
+            key,
+            tenant,
+            signed_by=self._operator,
+            device_key=NKey.from_seed(record["device_key"]).public,
+            device_permissions=device_permissions("{{tag(site)}}", "{{tag(device)}}"),
+            revoked=record["revoked"],
+        )
+        return key.public, jwt
+
+    def _path(self, tenant: str) -> Path:
+        return self._folder / "tenants" / f"{check_token(tenant, 'tenant')}.json"
+
+    def _read(self, tenant: str) -> dict[str, Any]:
+        path = self._path(tenant)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            known = ", ".join(self.tenants) or "none"
+            raise ConfigError(f"tenant {tenant} is not known here; known: {known}") from None
+        except (OSError, ValueError) as problem:
+            raise ConfigError(f"{path} cannot be read ({problem}): restore it from a backup") from None
+        if not isinstance(record, dict) or not {"account", "device_key", "devices", "revoked"} <= set(record):
+            raise ConfigError(f"{path} is damaged: restore it from a backup")
+        return record
+
+    def _write(self, tenant: str, record: Mapping[str, Any]) -> None:
+        write_private(self._path(tenant), json.dumps(record, indent=2) + "\n")
+
+    def _key(self, name: str, kind: Kind) -> NKey:
+        path = self._folder / f"{name}.seed"
+        try:
+            return NKey.from_seed(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            key = NKey.generate(kind)
+            write_private(path, key.seed + "\n")
+            return key
+        except (OSError, UnicodeDecodeError, ConfigError) as problem:
+            raise ConfigError(f"{path} cannot be used ({problem}): restore it from a backup") from None
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among all programs; held for milliseconds."""
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
