@@ -4,63 +4,82 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 from nats.js import JetStreamContext
 
-from edge_agent.config import EncodeSettings
+from edge_agent.config import EncodeSettings, RedactSettings
 from edge_agent.encode import open_encoder
+from edge_agent.frame import Frame
 from edge_agent.plan import Rung
+from edge_agent.redact import Redactor
 from eyeline.envelope import SCHEMA_MAJOR, encode_envelope, message_id
 from eyeline.subjects import frame_subject
 from eyeline.v1 import frame_pb2 as pb
 
 _WINDOW = 64
+_CHAIN = 300
 
 
-def envelopes(
-    clip: Path, camera: str, frames: int, *, site: str, device: str, run: int
-) -> Iterator[pb.FrameEnvelope]:
-    """One frame with pixels a message, the clip again from the start when it is shorter; `run` is the epoch."""
-    rung = Rung.of(EncodeSettings())
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A clip as the agent would send it with its default settings: one access unit a frame."""
+
+    picture_format: pb.PictureFormat
+    units: list[bytes]
+
+
+def encode(clip: Path, frames: int) -> Coded:
+    """The first frames of a clip, again from its start when it is shorter; a keyframe every 300."""
+    rung, redactor = Rung.of(EncodeSettings()), Redactor(RedactSettings())
     encoder = None
-    given = 0
-    while given < frames:
+    units: list[bytes] = []
+    while len(units) < frames:
         with av.open(str(clip)) as container:
             for picture in container.decode(video=0):
-                if given == frames:
+                if len(units) == frames:
                     break
                 encoder = encoder or open_encoder(rung, picture)
-                index = given % 300
-                now = pb.CaptureTime(monotonic_ns=time.monotonic_ns(), wall_ns=time.time_ns())
-                given += 1
-                unit = pb.AccessUnit(
-                    sequence=given,
-                    capture=now,
-                    chain_id=(given - 1) // 300 + 1,
-                    chain_index=index,
-                    keyframe=index == 0,
-                    data=encoder.encode(picture, keyframe=index == 0),
-                )
-                yield pb.FrameEnvelope(
-                    schema_major=SCHEMA_MAJOR,
-                    tenant="default",
-                    site=site,
-                    device=device,
-                    camera=camera,
-                    epoch=pb.Epoch(counter=run, random_id=b"benchmrk"),
-                    format=encoder.picture_format,
-                    items=[pb.FrameItem(access_unit=unit)],
-                    published=now,
-                    lane=pb.LANE_LIVE,
-                    previous_sequence=given - 1,
-                )
+                frame = Frame(len(units) + 1, time.monotonic_ns(), time.time_ns(), picture)
+                units.append(encoder.encode(redactor.apply(frame), keyframe=len(units) % _CHAIN == 0))
+    if encoder is None:
+        raise ValueError("at least one frame is needed")
+    encoder.close()
+    return Coded(encoder.picture_format, units)
 
 
-async def fill(js: JetStreamContext, filled: Iterator[pb.FrameEnvelope]) -> int:
+def envelopes(coded: Coded, camera: str, *, site: str, device: str, run: int) -> Iterator[pb.FrameEnvelope]:
+    """One frame with pixels a message; `run` is the epoch."""
+    for given, data in enumerate(coded.units):
+        now = pb.CaptureTime(monotonic_ns=time.monotonic_ns(), wall_ns=time.time_ns())
+        unit = pb.AccessUnit(
+            sequence=given + 1,
+            capture=now,
+            chain_id=given // _CHAIN + 1,
+            chain_index=given % _CHAIN,
+            keyframe=given % _CHAIN == 0,
+            data=data,
+        )
+        yield pb.FrameEnvelope(
+            schema_major=SCHEMA_MAJOR,
+            tenant="default",
+            site=site,
+            device=device,
+            camera=camera,
+            epoch=pb.Epoch(counter=run, random_id=b"benchmrk"),
+            format=coded.picture_format,
+            items=[pb.FrameItem(access_unit=unit)],
+            published=now,
+            lane=pb.LANE_LIVE,
+            previous_sequence=given,
+        )
+
+
+async def fill(js: JetStreamContext, filled: Iterable[pb.FrameEnvelope]) -> int:
     """Store envelopes in the hub, many under way at a time; how many there were."""
     under_way: set[asyncio.Task[Any]] = set()
     count = 0
@@ -70,6 +89,8 @@ async def fill(js: JetStreamContext, filled: Iterator[pb.FrameEnvelope]) -> int:
         sent = js.publish(subject, encode_envelope(envelope), headers={"Nats-Msg-Id": message_id(envelope)})
         under_way.add(asyncio.ensure_future(sent))
         if len(under_way) >= _WINDOW:
-            _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
     await asyncio.gather(*under_way)
     return count

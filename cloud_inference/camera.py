@@ -14,8 +14,6 @@ from typing import Final, Literal
 import nats.errors
 import numpy as np
 import structlog
-from eyeline_models.catalogue import ModelCard, detections
-from eyeline_models.letterbox import Letterbox
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
@@ -34,6 +32,8 @@ from eyeline import subjects
 from eyeline.errors import BadEnvelope, BusError, InvalidName
 from eyeline.v1 import detection_pb2, device_pb2, frame_pb2, result_pb2
 from eyeline.values import Detections
+from eyeline_models.catalogue import ModelCard, detections
+from eyeline_models.letterbox import Letterbox
 
 _log = structlog.get_logger()
 

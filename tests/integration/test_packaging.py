@@ -79,7 +79,8 @@ def test_the_agent_installs_from_wheels_alone(tmp_path: Path, python: str, machi
     platforms += [f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"linux_{machine}"]
     report = tmp_path / "report.json"
     run(
-        sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--report", report, "--target", tmp_path / "x",
+        sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--report", report,
+        "--target", tmp_path / "x",
         "--only-binary=:all:", "--python-version", python, "--implementation", "cp", "-c", CONSTRAINTS,
         *(part for platform in platforms for part in ("--platform", platform)), *wanted,
     )  # fmt: skip
