@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to play it (default: 30)")
     parser.add_argument("--cameras", type=int, default=1, help="how many cameras play it (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where the results go")
+    parser.add_argument("--tls", action="store_true", help="encrypt every hop; the API asks for a token")
     options = parser.parse_args(argv)
     console = Console()
     if options.seconds <= 0 or not 1 <= options.cameras <= 64:
@@ -127,7 +128,7 @@ def _run_in(options: argparse.Namespace, clip: reference.Clip, console: Console)
     except OSError as problem:
         raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
     tallies = {f"cam{number}": Tally() for number in range(1, options.cameras + 1)}
-    show = _Show(clip, options.seconds, state, console, tallies, time.monotonic())
+    show = _Show(clip, options.seconds, state, console, tallies, time.monotonic(), options.tls)
     try:
         played = asyncio.run(_stoppable(_run_system(show)))
     finally:
@@ -179,9 +180,10 @@ async def _stoppable(work: Coroutine[Any, Any, Played]) -> Played:
 
 
 async def _run_system(show: _Show) -> Played:
-    async with Cloud(show.state / "cloud") as cloud:
+    async with Cloud(show.state / "cloud", tls=show.tls) as cloud:
         up_s = time.monotonic() - show.began_s
-        show.console.print(f"hub, Triton, worker and API are up after {up_s:.1f} s")
+        how = ", with TLS" if show.tls else ""
+        show.console.print(f"hub, Triton, worker and API are up after {up_s:.1f} s{how}")
         return await _play(show, cloud)
 
 
@@ -207,13 +209,14 @@ class _Show:
     console: Console
     tallies: dict[str, Tally]
     began_s: float
+    tls: bool = False
 
 
 async def _play(show: _Show, cloud: Cloud) -> Played:
     tallies = show.tallies
     before = await asyncio.to_thread(triton_counters, cloud)
     first_answer_s: float | None = None
-    async with Client(cloud.api) as client:
+    async with cloud.client() as client:
         camera = {"source": str(show.clip.path.absolute()), "realtime": True, "loop": True}
         agent = Agent(cloud, show.state / "agent", dict.fromkeys(tallies, camera))
 

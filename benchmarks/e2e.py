@@ -92,19 +92,22 @@ def _overhead_table(found: dict[str, Any]) -> Table:
 
 
 def _throughput_table(found: dict[str, Any]) -> Table:
-    table = Table(
-        "answers a second", "median", "by turn", "mean batch", title=f"{found['frames']} frames a turn"
-    )
-    for name in ("eyeline", "bare_client", "perf_analyzer"):
-        rates = found[f"{name}_per_s"]
-        batch = found["mean_batch"].get(name.removesuffix("_client"), "")
-        if isinstance(rates, str):
-            table.add_row(name, rates, "", "")
-        else:
-            table.add_row(name, str(rates["median"]), str(rates["by_turn"]), str(batch))
-    ratio = found["ratio"]
+    columns = ("answers a second", "by turn", "undisturbed", "mean batch", "Triton ready", "its CPU ms")
+    table = Table("", *columns, title=f"{found['frames']} frames a turn, Triton on one core")
+    for name, side in found["sides"].items():
+        table.add_row(
+            name,
+            f"{side['per_s']:.2f}",
+            str(side["per_s_by_turn"]),
+            f"{side['undisturbed_per_s']:.2f}",
+            f"{side['mean_batch']:.2f}",
+            f"{side['triton_ready_share']:.1%}",
+            f"{side['triton_cpu_ms_per_inference']:.1f}",
+        )
+    ratio, alone = found["ratio"], found["ratio_undisturbed"]
     table.caption = (
-        f"{ratio['of_medians']:.1%} of {found['rival']} (by turn {ratio['by_turn']}); CPU time a frame: "
+        f"{ratio['of_medians']:.1%} of {found['rival']} (by turn {ratio['by_turn']}), undisturbed "
+        f"{alone['of_medians']:.1%} {alone['by_turn']}; CPU time a frame: "
         + ", ".join(f"{name} {ms} ms" for name, ms in found["cpu_ms_per_frame"].items())
         + f"; cores taken by others: {found['cores_taken_by_others']}"
     )

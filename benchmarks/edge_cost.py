@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument(
-        "--max-fps", type=float, default=5.0, help="frames with pixels a second, of 10 captured"
+        "--max-fps", type=float, default=2.0, help="frames with pixels a second, of 10 captured"
     )
     parser.add_argument("--no-detect", action="store_true", help="without the edge model")
     parser.add_argument("--out", type=Path, help="write the medians as JSON")

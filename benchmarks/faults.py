@@ -19,7 +19,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.faults_record import Answer, Counted, count
-from benchmarks.faults_rig import Rig, Scenario
+from benchmarks.faults_rig import POLICIES, Rig, Scenario
 from benchmarks.faults_scenarios import SCENARIOS, small_disk
 from eyeline.errors import ConfigError, EyelineError
 
@@ -91,7 +91,7 @@ async def perform(
             if tamper is not None:
                 await tamper(rig)
             stored = await rig.stored()
-    counted = count(rig.runs, rig.heard, stored, scenario.policies)
+    counted = count(rig.runs, rig.heard, stored, POLICIES | scenario.policies)
     rig.notes["off_schedule_ms"] = counted.off_schedule_ms
     record = Record(
         scenario.name,
@@ -135,13 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as problem:
             raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
         outcomes = []
-        _log_to(out / "harness.log")
-        for name in options.only or known:
-            console.print(f"{name}: {known[name].about} ...")
-            outcome = asyncio.run(perform(known[name], out / "state"))
-            outcomes.append(outcome)
-            console.print(_line(outcome))
-            write(out, outcomes)
+        with _logging_to(out / "harness.log"):
+            for name in options.only or known:
+                console.print(f"{name}: {known[name].about} ...")
+                outcome = asyncio.run(perform(known[name], out / "state"))
+                outcomes.append(outcome)
+                console.print(_line(outcome))
+                write(out, outcomes)
     except EyelineError as problem:
         print(f"faults: {problem}", file=sys.stderr)
         return 2
@@ -174,9 +174,15 @@ def write(out: Path, outcomes: Sequence[Outcome]) -> None:
     (out / "details.json").write_text(json.dumps(details, indent=2) + "\n")
 
 
-def _log_to(path: Path) -> None:
-    """Our own events, of killed and restarted children, into a file."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(path.open("w", encoding="utf-8")))
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Our own events, of killed and restarted children, in a file."""
+    with path.open("w", encoding="utf-8") as file:
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
 
 
 def _line(outcome: Outcome) -> str:

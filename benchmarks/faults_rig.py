@@ -33,14 +33,16 @@ from eyeline.values import Result
 
 _START_WITHIN_S: Final = 30.0
 _SAMPLE_S: Final = 0.5
+# Everywhere: a device without the time for a frame drops it before the encoder, and says so.
+POLICIES: Final = frozenset({"overload"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What is shown and what goes wrong.
 
-    seconds, fps: of the recording that each camera plays. policies: reasons for which frames may be answered
-    DEGRADED here, each a stated policy. agent: sections of the agent's configuration.
+    seconds, fps: of the recording that each camera plays. policies: reasons, beside `POLICIES`, for which
+    frames may be answered DEGRADED here, each a stated policy. agent: sections of its configuration.
     """
 
     name: str
@@ -133,8 +135,7 @@ class Rig:
         credentials = self.cloud.device()
         hub = {
             "url": f"nats://127.0.0.1:{self.proxy.port}",
-            "user": credentials["user"],
-            "password": credentials["password"],
+            "creds_file": credentials["creds"],
         }
         program = self.scenario.program
         self.agent = Agent(
@@ -208,10 +209,13 @@ class Rig:
         return await bus.connect(
             self.cloud.endpoints["hub"],
             name="faults",
-            user=user["user"],
-            password=user["password"],
+            creds_file=Path(user["creds"]),
             inbox_prefix=subjects.device_inbox(SITE, "edge") if as_device else "_INBOX",
         )
+
+    def pictures(self) -> int:
+        """Pictures that the model has answered so far, as our subscriber got them."""
+        return sum(it.has_pixels for it in self.heard)
 
     # Time
 

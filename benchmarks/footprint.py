@@ -24,7 +24,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from cloud_inference import hub as hubs
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
@@ -38,15 +37,13 @@ _WARM_UP_S = 5.0
 
 async def measure(source: str, seconds: float, state: Path) -> dict[str, Any]:
     """Memory (bytes) and processor (cores) of the agent and its broker, sampled every half second."""
-    hub = LocalHub(hubs.generate({"default": [("local", "edge")]}, state), work_dir=state)
+    hub = LocalHub({"default": [("local", "edge")]}, state)
     await hub.start()
     try:
         tenant = hub.tenant("default")
-        cloud = await bus.connect(
-            hub.url, name="footprint", user=tenant.cloud.name, password=tenant.cloud.password
-        )
+        cloud = await bus.connect(hub.url, name="footprint", creds_file=tenant.cloud)
         await streams.ensure(cloud.jetstream(), StreamSettings())
-        user = tenant.device("local", "edge").user
+        device = tenant.device("local", "edge")
         config = state / "agent.yaml"
         config.write_text(
             yaml.safe_dump(
@@ -54,7 +51,7 @@ async def measure(source: str, seconds: float, state: Path) -> dict[str, Any]:
                     "site": "local",
                     "device": "edge",
                     "state_dir": str(state / "agent"),
-                    "hub": {"url": hub.url, "user": user.name, "password": user.password},
+                    "hub": {"url": hub.url, "creds_file": str(device.creds)},
                     "http": {"port": 0},
                     "cameras": [{"name": "camera", "source": source}],
                 }

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import yaml
 
+from cloud_inference import access
 from cloud_inference.config import CloudSettings
 from cloud_inference.local import LocalOptions, Running, running
 from eyeline import Client
@@ -29,7 +30,7 @@ _FLUSH_S = 60.0
 
 
 class Cloud:
-    """Hub, Triton, worker and API; an async context manager. `state` gets data, passwords and logs."""
+    """Hub, Triton, worker and API; an async context manager. `state` gets data, keys and logs."""
 
     def __init__(
         self,
@@ -38,10 +39,15 @@ class Cloud:
         settings: CloudSettings | None = None,
         cpus: tuple[int, ...] | None = None,
         devices: Sequence[str] = (DEVICE,),
+        tls: bool = False,
     ) -> None:
         self.settings = settings or CloudSettings()
         self._options = LocalOptions(
-            state.absolute(), devices=tuple((SITE, device) for device in devices), cpus=cpus, quiet=True
+            state.absolute(),
+            devices=tuple((SITE, device) for device in devices),
+            cpus=cpus,
+            tls=tls,
+            quiet=True,
         )
         self._running: contextlib.AbstractAsyncContextManager[Running] | None = None
         self.running: Running | None = None
@@ -69,18 +75,31 @@ class Cloud:
         """Address of the gRPC API."""
         return str(self.endpoints["api"])
 
+    def client(self) -> Client:
+        """A client of the API; with TLS it trusts our authority and has a token for everything."""
+        if self.endpoints["ca"] is None:
+            return Client(self.api)
+        token = access.mint(
+            Path(self.endpoints["token_key"]),
+            tenant=self._options.tenant,
+            cameras=["*/*"],
+            methods=access.METHODS,
+            expires_s=86_400,
+        )
+        return Client(self.api, token, tls=Path(self.endpoints["ca"]))
+
     @property
     def model(self) -> str:
         """The model that answers for cameras."""
         return str(self.endpoints["model"])
 
     def tenant(self) -> dict[str, Any]:
-        """User and password of the cloud's user, and the devices'."""
+        """Credentials files of the cloud's user, and of the devices."""
         (tenant,) = self.endpoints["tenants"].values()
         return dict(tenant)
 
     def device(self, name: str = DEVICE) -> dict[str, str]:
-        """User and password of a device."""
+        """Names and credentials file of a device."""
         credentials: dict[str, str] = next(it for it in self.tenant()["devices"] if it["device"] == name)
         return credentials
 
@@ -136,8 +155,7 @@ class Agent:
             "state_dir": str(state),
             "hub": {
                 "url": cloud.endpoints["hub"],
-                "user": credentials["user"],
-                "password": credentials["password"],
+                "creds_file": credentials["creds"],
             },
             "http": {"port": 0},
             "cameras": [{"name": name, **camera} for name, camera in cameras.items()],

@@ -87,6 +87,8 @@ class Answers:
         self._model, self._mode, self._smooth_wait_s = model, mode, smooth_wait_s
         self._pending: deque[Pending] = deque()
         self._lanes: dict[int, _Lane] = {}
+        # What stood at the end of runs that a lane has left: the backlog of one may come after.
+        self._past: deque[tuple[object, _Standing]] = deque(maxlen=8)
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -102,8 +104,11 @@ class Answers:
         lane = self._lane(stored.lane or frame_pb2.LANE_LIVE, key)
         detections = Detections.from_proto(stored.detections)
         if stored.provenance == result_pb2.PROVENANCE_CLOUD:
-            lane.tracker.replay(detections)
-        if stored.provenance in {result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_EDGE}:
+            lane.tracker.replay(detections, stored.last_sequence)
+        if stored.provenance == result_pb2.PROVENANCE_PROPAGATED and lane.standing is None:
+            # Of an idle camera there may be no newer sight than what was held here.
+            self._stand(lane, _Standing(stored.last_sequence, detections, stored.model))
+        elif stored.provenance in {result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_EDGE}:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model))
         elif stored.provenance == result_pb2.PROVENANCE_DEGRADED:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
@@ -147,13 +152,13 @@ class Answers:
         if work.kind is Kind.PIXELS:
             return self._seen(lane, head)
         if work.kind is Kind.EDGE and work.edge is not None:
-            tracked = lane.tracker.update(Detections.from_proto(work.edge.detections))
+            tracked = lane.tracker.update(Detections.from_proto(work.edge.detections), work.last)
             model = work.source.envelope.edge_model
             self._stand(lane, _Standing(work.last, tracked, model))
             return [self._result(work, result_pb2.PROVENANCE_EDGE, tracked, model)]
         if work.kind is Kind.DROPPED or work.kind is Kind.EDGE:
             return [self._degraded(work, work.reason)]
-        standing = lane.standing
+        standing = self._standing_for(lane, work)
         if standing is None or standing.reason:
             return [self._degraded(work, standing.reason if standing else NO_REFERENCE)]
         if work.kind is Kind.SKIPPED:
@@ -178,7 +183,7 @@ class Answers:
 
     def _track(self, lane: _Lane, head: Pending, seen: Seen) -> Detections:
         if head.tracked is None:
-            head.tracked = lane.tracker.update(seen.detections)
+            head.tracked = lane.tracker.update(seen.detections, head.work.last)
         return head.tracked
 
     def _skipped(
@@ -196,14 +201,32 @@ class Answers:
             if after.outcome is None:
                 return None
             if isinstance(after.outcome, Seen):
-                tracked, end = self._track(lane, after, after.outcome), after.work.first
-                span = end - standing.sequence
-                return self._fill(
-                    work,
-                    standing,
-                    lambda s: interpolate(standing.detections, tracked, (s - standing.sequence) / span),
-                )
+                return self._interpolated(lane, standing, head, after)
         return [self._held(work, standing)]
+
+    def _interpolated(
+        self, lane: _Lane, standing: _Standing, head: Pending, after: Pending
+    ) -> list[result_pb2.Result]:
+        work, end = head.work, after.work.first
+        assert isinstance(after.outcome, Seen)  # noqa: S101  # the caller looked
+        tracked = self._track(lane, after, after.outcome)
+        # Of the picture after the next one, what is known already: nothing waits for it.
+        beyond = self._next_decisive(after)
+        following = None
+        if beyond is not None and isinstance(beyond.outcome, Seen):
+            following = beyond.work.first, self._track(lane, beyond, beyond.outcome)
+        size = _source_size(work)
+
+        def at(sequence: int) -> Detections:
+            back = None
+            if following is not None:
+                steps = (end - sequence) / (following[0] - end)
+                back = extrapolate(following[1], tracked, min(steps, _MAX_STEPS), size)
+            fraction = (sequence - standing.sequence) / (end - standing.sequence)
+            foretold = self._predicted(lane, standing, work, sequence)
+            return interpolate(standing.detections, tracked, fraction, foretold, back)
+
+        return self._fill(work, standing, at)
 
     def _next_decisive(self, head: Pending) -> Pending | None:
         """The first work after skipped frames, in their lane, that says what came of the objects."""
@@ -222,8 +245,7 @@ class Answers:
         if before is None or before.reason or before.sequence >= standing.sequence:
             return standing.detections
         steps = (sequence - standing.sequence) / (standing.sequence - before.sequence)
-        picture = work.source.envelope.format
-        size = picture.source_width_px, picture.source_height_px
+        size = _source_size(work)
         return extrapolate(before.detections, standing.detections, min(steps, _MAX_STEPS), size)
 
     def _fill(
@@ -246,8 +268,20 @@ class Answers:
         """The lane's state; a new epoch starts afresh."""
         state = self._lanes.get(lane)
         if state is None or state.key != key:
+            if state is not None and state.standing is not None:
+                self._past.append((state.key, state.standing))
             state = self._lanes[lane] = _Lane(self._tracks.new(self._next_track_id), key)
         return state
+
+    def _standing_for(self, lane: _Lane, work: Work) -> _Standing | None:
+        """The answer that stood before these frames, whichever lane it came in."""
+        known = [(other.key, other.standing) for other in self._lanes.values()]
+        earlier = [
+            standing
+            for key, standing in (*known, *self._past)
+            if key == lane.key and standing is not None and standing.sequence < work.first
+        ]
+        return max(earlier, key=lambda it: it.sequence, default=lane.standing)
 
     @staticmethod
     def _stand(lane: _Lane, standing: _Standing) -> None:
@@ -261,7 +295,6 @@ class Answers:
         model: detection_pb2.ModelRef | None,
     ) -> result_pb2.Result:
         source, envelope = work.source, work.source.envelope
-        offset = envelope.clock.offset_ns
         return result_pb2.Result(
             key=result_pb2.FrameKey(
                 tenant=envelope.tenant,
@@ -277,12 +310,12 @@ class Answers:
             model=model,
             detections=detections.to_proto(),
             times=result_pb2.StageTimes(
-                captured_ns=_on_hub(work.first_capture, offset),
-                published_ns=_on_hub(envelope.published, offset),
+                captured_ns=_on_hub(work.first_capture, envelope),
+                published_ns=_on_hub(envelope.published, envelope),
                 hub_stored_ns=source.stored_ns,
                 consumed_ns=source.consumed_ns,
             ),
-            last_captured_ns=_on_hub(work.last_capture, offset),
+            last_captured_ns=_on_hub(work.last_capture, envelope),
             source_width_px=envelope.format.source_width_px,
             source_height_px=envelope.format.source_height_px,
             clock_uncertainty_ns=envelope.clock.uncertainty_ns,
@@ -293,8 +326,24 @@ class Answers:
         )
 
 
-def _on_hub(when: frame_pb2.CaptureTime, offset_ns: int) -> int:
-    return max(0, when.wall_ns + offset_ns) if when.wall_ns else 0
+def _source_size(work: Work) -> tuple[int, int]:
+    picture = work.source.envelope.format
+    return picture.source_width_px, picture.source_height_px
+
+
+def _on_hub(when: frame_pb2.CaptureTime, envelope: frame_pb2.FrameEnvelope) -> int:
+    """When it was by the hub's clock.
+
+    The clock estimate holds for the moment at which the envelope was made, and the device's wall clock may
+    have been set since the capture: so the way back to then goes over the monotonic clock.
+    """
+    made = envelope.published
+    wall_ns = when.wall_ns
+    if made.wall_ns and made.monotonic_ns and when.monotonic_ns:
+        wall_ns = made.wall_ns - made.monotonic_ns + when.monotonic_ns
+    if not wall_ns:
+        return 0
+    return max(0, wall_ns + envelope.clock.offset_ns)
 
 
 def _frames(work: Work) -> list[Work]:

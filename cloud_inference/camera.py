@@ -40,10 +40,13 @@ _log = structlog.get_logger()
 # No chain is longer; one that was not heard of for so long pins no pixels.
 _CHAIN_NS: Final = 15 * 60 * 1_000_000_000
 _KEYFRAME_EVERY_S: Final = 2.0
+# Decoded at once while nothing else goes on: 0.3 ms, and to a thread and back takes as long again.
+_SMALL_PX: Final = 200_000
 _RETRY_S: Final = 0.25
 # A device is told that its messages wait here from so long on, so often.
 _LAG_NS: Final = 500_000_000
 _TELL_LAG_EVERY_S: Final = 0.5
+_FORGET_NS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,8 @@ class _Session:
         self._wake = asyncio.Event()
         # The message that waits for a place, if one does.
         self._taking: Source | None = None
+        # The shortest way from the hub to here: our clock and the hub's need not agree.
+        self._shortest_ns: int | None = None
         self._feed = Feed(
             self._bus.connection,
             self._bus.js,
@@ -215,6 +220,8 @@ class _Session:
         """Messages into work, pictures on their way to the model."""
         while True:
             for message in await self._feed.take(16):
+                took_ns = time.time_ns() - message.stored_ns
+                self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
                 try:
                     work = self._intake.accept(message)
                 except (BadEnvelope, InvalidName) as problem:
@@ -236,9 +243,12 @@ class _Session:
         """Tell the device how long its messages wait, while they wait for long."""
         while True:
             await asyncio.sleep(_TELL_LAG_EVERY_S)
+            if self._shortest_ns is None:
+                continue
+            self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever
             oldest = self._answers.oldest_unseen()
             source = oldest.source if oldest is not None else self._taking
-            lag_ns = time.time_ns() - source.stored_ns if source is not None else 0
+            lag_ns = time.time_ns() - source.stored_ns - self._shortest_ns if source is not None else 0
             if source is not None and lag_ns > _LAG_NS:
                 await self._owner.tell_lag(source.envelope.device, lag_ns)
 
@@ -250,9 +260,12 @@ class _Session:
         try:
             pending = self._answers.append(work, time.monotonic()) if work.wanted else None
             began = time.perf_counter()
-            loop = asyncio.get_running_loop()
             try:
-                prepared = await loop.run_in_executor(self._shared.executor, self._decode, work)
+                if self._shared.inference.quiet and _is_small(work):
+                    prepared = self._decode(work)
+                else:
+                    loop = asyncio.get_running_loop()
+                    prepared = await loop.run_in_executor(self._shared.executor, self._decode, work)
             except CannotDecode as problem:
                 if pending is not None:
                     pending.outcome = problem.reason
@@ -378,6 +391,11 @@ def to_source(found: Detections, picture: frame_pb2.PictureFormat) -> Detections
     limit = np.array([picture.source_width_px, picture.source_height_px] * 2, np.float32)
     boxes = np.clip((found.boxes - pad) * scale + origin, 0, limit)
     return Detections.build(boxes, found.scores, found.class_ids, found.class_names, found.track_ids)
+
+
+def _is_small(work: Work) -> bool:
+    picture = work.source.envelope.format
+    return picture.coded_width_px * picture.coded_height_px <= _SMALL_PX
 
 
 def _end_of(message: StreamMessage) -> Work:

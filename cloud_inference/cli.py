@@ -1,4 +1,4 @@
-"""`cloud-inference worker | api | triton | local | models`.
+"""`cloud-inference worker | api | triton | local | enroll | revoke | token | models`.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -89,23 +89,38 @@ def triton(  # typer calls it, by name
 def local(  # typer calls it, by name
     config: Config = None,
     set_: Set = None,
-    state: Annotated[Path | None, typer.Option(help="Folder for data, passwords, logs.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for data, keys, logs.")] = None,
     tenant: Annotated[str, typer.Option(help="Name of the only tenant.")] = "default",
     device: Annotated[
-        list[str] | None, typer.Option(help="SITE/DEVICE that gets a user of the hub; repeat it for several.")
+        list[str] | None, typer.Option(help="SITE/DEVICE that gets credentials; repeat it for several.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     hub_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4222,
     api_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
     triton_port: Annotated[int, typer.Option(help="gRPC; 0 takes a free one.")] = 0,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls", help="TLS on hub and API, with a certificate made here; the API asks for tokens."
+        ),
+    ] = False,
+    public: Annotated[
+        str | None, typer.Option(help="Name by which others reach this machine [default: --host].")
+    ] = None,
+    websocket_port: Annotated[
+        int | None, typer.Option(help="Serve the hub over WebSocket too, such as 443; 0 takes a free one.")
+    ] = None,
 ) -> None:
     """Run hub, Triton, worker and API on this machine, and keep them running."""
     settings = _settings(config, set_)
+    from cloud_inference.config import is_loopback
     from cloud_inference.local import LocalOptions, run
     from cloud_inference.triton_repository import Serving
     from cloud_inference.triton_server import Ports
 
+    if not tls and not is_loopback(host):
+        raise ConfigError(f"--host {host} lets others in: give --tls too, or listen on 127.0.0.1")
     options = LocalOptions(
         state_dir=state or default_state_dir(),
         tenant=tenant,
@@ -115,8 +130,107 @@ def local(  # typer calls it, by name
         api_port=api_port,
         triton=Ports(grpc=triton_port),
         serving=Serving(threads=threads),
+        tls=tls,
+        public=public,
+        websocket_port=websocket_port,
     )
     _run(run(settings, options))
+
+
+DeviceName = Annotated[str, typer.Argument(metavar="TENANT/SITE/DEVICE")]
+State = Annotated[Path | None, typer.Option(help="The hub's state folder [default: as for local].")]
+Hub = Annotated[str | None, typer.Option(help="Address of the hub [default: the one of this machine].")]
+
+
+@app.command()
+def enroll(
+    device: DeviceName,
+    state: State = None,
+    hub: Hub = None,
+    ca: Annotated[Path | None, typer.Option(help="Authority of the hub's certificate, PEM.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write [default: in the state folder].")] = None,
+    expires: Annotated[str | None, typer.Option(help="Such as 365d [default: until revoked].")] = None,
+    new_tenant: Annotated[
+        bool, typer.Option("--new-tenant", help="The tenant is not known yet: make its account.")
+    ] = False,
+) -> None:
+    """Write a device's credentials, for `edge-agent init --join`; older ones stay valid until revoked."""
+    from cloud_inference import hub_admin
+    from eyeline import log
+
+    log.configure(level="error")
+    path = asyncio.run(
+        hub_admin.enroll(
+            state or default_state_dir(),
+            hub_admin.Device.parse(device),
+            hub=hub,
+            ca=ca,
+            out=out,
+            expires_s=_duration(expires) if expires else None,
+            new_tenant=new_tenant,
+        )
+    )
+    print(path)
+
+
+@app.command()
+def revoke(
+    device: DeviceName,
+    state: State = None,
+    hub: Hub = None,
+    old: Annotated[bool, typer.Option("--old", help="All but the newest: the end of a rotation.")] = False,
+) -> None:
+    """Make a device's credentials void: a running hub cuts it off at once."""
+    from cloud_inference import hub_admin
+    from eyeline import log
+
+    log.configure(level="error")
+    count, told = asyncio.run(
+        hub_admin.revoke(
+            state or default_state_dir(), hub_admin.Device.parse(device), hub=hub, keep_newest=old
+        )
+    )
+    when = "the hub was told" if told else "no hub runs: it counts from its next start on"
+    print(f"{device}: {count} revoked; {when}")
+
+
+@app.command()
+def token(
+    tenant: Annotated[str, typer.Option(help="Whose results.")] = "default",
+    cameras: Annotated[
+        list[str] | None, typer.Option(help="SITE/CAMERA, either may be '*'; repeat it [default: */*].")
+    ] = None,
+    allow: Annotated[str, typer.Option(help="Of read, write, detect.")] = "read,detect",
+    expires: Annotated[str, typer.Option(help="Such as 12h or 30d.")] = "30d",
+    state: State = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Private key, PEM [default: the one of local --tls].")
+    ] = None,
+    audience: Annotated[str, typer.Option(help="The API's api.audience.")] = "eyeline",
+) -> None:
+    """Print an access token for the API."""
+    from cloud_inference import access
+    from cloud_inference.local import PRIVATE_KEY
+
+    print(
+        access.mint(
+            key or (state or default_state_dir()) / PRIVATE_KEY,
+            tenant=tenant,
+            cameras=cameras or ["*/*"],
+            methods=[method.strip() for method in allow.split(",")],
+            expires_s=_duration(expires),
+            audience=audience,
+        )
+    )
+
+
+def _duration(text: str) -> float:
+    """Seconds of `30d`, `12h`, `10m` or `45s`; raises `ConfigError`."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+    number, unit = text[:-1], text[-1:]
+    if not number.isdigit() or unit not in units or not 0 < int(number) < 100_000:
+        raise ConfigError(f"--expires {text!r} must be a number and s, m, h or d, such as 30d")
+    return int(number) * units[unit]
 
 
 def default_state_dir() -> Path:

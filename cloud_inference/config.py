@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from eyeline import settings
 from eyeline.settings import Settings
-from eyeline.subjects import check_token
+from eyeline.subjects import check_pattern, check_token
 
 ENV_PREFIX = "EYELINE_CLOUD__"
 
@@ -24,10 +25,26 @@ class TenantSettings(Settings):
     user: str | None = None
     password: SecretStr | None = None
     password_file: Path | None = None
+    # Instead of user and password.
+    creds_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_login(self) -> TenantSettings:
+        if self.creds_file is not None and (self.user, self.password, self.password_file) != (None,) * 3:
+            raise ValueError("takes creds_file, or user and password, not both")
+        return self
 
     def secret_password(self) -> str | None:
         """The password, wherever it comes from; raises `ConfigError`."""
         return settings.secret(self.password, self.password_file, f"tenant {self.name}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class StreamSettings(Settings):
@@ -47,6 +64,8 @@ class HubSettings(Settings):
 
     url: str | tuple[str, ...] = "nats://127.0.0.1:4222"
     tenants: tuple[TenantSettings, ...] = (TenantSettings(name="default"),)
+    # Talk TLS and trust this authority; one inside a credentials file serves as well.
+    ca_file: Path | None = None
     streams: StreamSettings = StreamSettings()
 
     @field_validator("tenants")
@@ -81,16 +100,53 @@ class WorkerSettings(Settings):
     decode_threads: int = Field(default=2, ge=1, le=64)
 
 
+class ClientSettings(Settings):
+    """What the owner of a client certificate may do."""
+
+    # As RFC 4514 writes it, such as "CN=dashboard,O=Acme".
+    subject: str = Field(min_length=1)
+    tenant: Name
+    cameras: tuple[str, ...] = ("*/*",)
+    methods: tuple[Literal["read", "write", "detect"], ...] = ("read",)
+
+    @field_validator("cameras")
+    @classmethod
+    def _patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            check_pattern(pattern)
+        return value
+
+
 class ApiSettings(Settings):
     """The gRPC API."""
 
     host: str = "127.0.0.1"
     # 0 takes a free port, which the log tells.
     port: int = Field(default=50051, ge=0, le=65535)
-    # Bearer token to tenant. Without any, the only tenant is served to everyone who can connect.
+    # Files with public keys (PEM or JWKS) whose JWTs are taken; their `aud` must be `audience`. Without any,
+    # and without `tokens` and `client_ca`, the only tenant is open to all who can connect: on loopback only.
+    token_keys: tuple[Path, ...] = ()
+    audience: str = Field(default="eyeline", min_length=1)
+    # Fixed bearer token to tenant, for tests: no scopes, no expiry.
     tokens: dict[str, Name] = Field(default={}, repr=False)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    # With it, every client must show a certificate of this authority; `clients` says what it may do when it
+    # sends no token.
+    client_ca: Path | None = None
+    clients: tuple[ClientSettings, ...] = ()
     max_streams: int = Field(default=200, ge=1, le=10_000)
     max_image_bytes: int = Field(default=8 << 20, ge=1024)
+
+    @model_validator(mode="after")
+    def _complete(self) -> ApiSettings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ValueError("client_ca needs tls_cert and tls_key")
+        if self.clients and self.client_ca is None:
+            raise ValueError("clients needs client_ca")
+        return self
 
 
 class HttpSettings(Settings):

@@ -84,6 +84,12 @@ class _Lane:
     last_sequence: int = 0
     chain_id: int = 0
     keyframe_at: int = 0
+    # The newest frame whose pixels this owner has had.
+    seen: int = 0
+
+    def is_after(self, key: EpochKey) -> bool:
+        """Whether it has gone on to a later run of the same device."""
+        return self.key is not None and self.key[0] == key[0] and self.key[1] > key[1]
 
 
 class Intake:
@@ -106,6 +112,7 @@ class Intake:
     def accept(self, message: StreamMessage) -> list[Work]:
         """Work in sequence order, closed by an END; raises `BadEnvelope` for what cannot be used."""
         envelope = parse_envelope(message.data)
+        restore_times(envelope)
         address = parse_frame_subject(message.subject)
         named = (envelope.tenant, envelope.site, envelope.device, envelope.camera)
         if named != (self._tenant, *address):
@@ -113,13 +120,15 @@ class Intake:
         key = epoch_key(envelope.device, envelope.epoch)
         source = Source(envelope, key, message.sequence, message.stored_ns, time.time_ns())
         lane = self._lanes.setdefault(source.lane, _Lane())
-        if lane.key != key:
-            self._lanes[source.lane] = lane = _Lane(key)
-        work = list(self._lost(source, lane))
-        for item in envelope.items:
-            work += self._item(source, lane, item)
-        lane.last_sequence = max(lane.last_sequence, last_sequence(envelope))
         end = last_sequence(envelope)
+        work: list[Work] = []
+        if not (lane.is_after(key) and not self._taken.missing(key, first_sequence(envelope), end)):
+            if lane.key != key:
+                self._lanes[source.lane] = lane = _Lane(key)
+            work += self._lost(source, lane)
+            for item in envelope.items:
+                work += self._item(source, lane, item)
+            lane.last_sequence = max(lane.last_sequence, end)
         work.append(Work(Kind.END, source, end, end))
         return work
 
@@ -144,6 +153,10 @@ class Intake:
         missing = self._claim(source.key, first, last)
         if item.WhichOneof("item") == "access_unit":
             unit = item.access_unit
+            if not missing and unit.sequence <= lane.seen:
+                # Come again, however late: the decoder has gone on from there.
+                return
+            lane.seen = max(lane.seen, unit.sequence)
             if unit.keyframe:
                 lane.chain_id, lane.keyframe_at = unit.chain_id, source.stream_sequence
             yield Work(
@@ -174,6 +187,23 @@ class Intake:
                 frames.reason or "unknown_range",
                 edge=frames.edge if frames.HasField("edge") else None,
             )
+
+
+def restore_times(envelope: frame_pb2.FrameEnvelope) -> None:
+    """Put in the capture times that the edge leaves out: of skipped frames between two pictures."""
+    items = envelope.items
+    for before, item, after in zip(items, items[1:], items[2:], strict=False):
+        if item.WhichOneof("item") != "range" or item.range.HasField("first_capture"):
+            continue
+        start, end = before.access_unit, after.access_unit
+        for sequence, capture in (
+            (item.range.first_sequence, item.range.first_capture),
+            (item.range.last_sequence, item.range.last_capture),
+        ):
+            part = (sequence - start.sequence) / max(end.sequence - start.sequence, 1)
+            for clock in ("monotonic_ns", "wall_ns"):
+                first, last = getattr(start.capture, clock), getattr(end.capture, clock)
+                setattr(capture, clock, max(0, first + int((last - first) * part)))
 
 
 def _pieces(first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from eyeline.v1 import frame_pb2
@@ -50,6 +51,9 @@ class ChainDecoder:
         self._chain_id = 0
         self._next_index = 0
         self._broken = True
+        # Kept, and on one thread: a fresh one for each picture costs more than the conversion, and starts a
+        # thread for each core (measured at 416x312: 0.20 ms and at times 4 ms, against 0.06 ms).
+        self._reformatter: Any = VideoReformatter()
 
     def decode(
         self, unit: frame_pb2.AccessUnit, picture: frame_pb2.PictureFormat, *, wanted: bool = True
@@ -100,12 +104,13 @@ class ChainDecoder:
         context.flags |= av.codec.context.Flags.low_delay
         self._codec, self._opened = context, (codec, width, height)
 
-    @staticmethod
-    def _to_bgr(frame: Any, picture: frame_pb2.PictureFormat) -> NDArray[np.uint8]:
-        converted = frame.reformat(
+    def _to_bgr(self, frame: Any, picture: frame_pb2.PictureFormat) -> NDArray[np.uint8]:
+        converted = self._reformatter.reformat(
+            frame,
             format="bgr24",
             src_colorspace=_MATRIX.get(picture.color_matrix, "ITU601"),
             src_color_range=_RANGE.get(picture.color_range, "MPEG"),
+            threads=1,
         )
         array: NDArray[np.uint8] = converted.to_ndarray()
         return array

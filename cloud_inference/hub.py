@@ -1,50 +1,122 @@
-"""The hub: a nats-server with JetStream and an account for each tenant.
+"""The hub: a nats-server with JetStream and an account for each tenant, known by JWTs.
 
-`config_text` writes its configuration; `LocalHub` runs one on this machine. In a cluster the same text, with
-a `cluster` section beside it, goes into a ConfigMap.
+`config_text` writes its configuration, which holds no secret; `LocalHub` runs one on this machine and hands
+out credentials. In a cluster the same text, with a `cluster` section beside it, goes into a ConfigMap.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eyeline import subjects
+import structlog
+
+from cloud_inference import pki
+from cloud_inference.trust import Trust
+from eyeline import creds, subjects
+from eyeline.creds import Creds
 from eyeline.errors import ConfigError
 from eyeline.nats_server import NatsServer
 
-SECRETS_FILE = "hub-secrets.json"
+_log = structlog.get_logger()
+
+# There while `cloud-inference local` runs.
+ENDPOINTS_FILE = "endpoints.json"
+TRUST_FOLDER = "trust"
+DEVICES_FOLDER = "devices"
+CLOUD_FOLDER = "cloud"
+TLS_FOLDER = "tls"
 MAX_PAYLOAD_BYTES = 1 << 20
+_WILDCARDS = {"0.0.0.0", "::", "[::]"}  # noqa: S104  # to tell them, not to listen there
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """A name and a password of the hub."""
+class HubConfig:
+    """What a hub's configuration is made from.
 
-    name: str
-    password: str = field(repr=False)
+    operator_jwt, system_account, system_jwt: see `Trust`. accounts_dir: where the server keeps the tenants'
+    account JWTs, `{public key}.jwt` each. sync_interval_s: what a power cut can lose; 0 syncs every write
+    before it is acknowledged. monitor_port: HTTP port for monitoring; None serves none, -1 takes a free one.
+    tls: the server's certificate, for every port. websocket_port: NATS over WebSocket, beside the usual port.
+    """
+
+    operator_jwt: str
+    system_account: str
+    system_jwt: str
+    store_dir: Path
+    accounts_dir: Path
+    sync_interval_s: int = 2
+    monitor_port: int | None = None
+    max_store_bytes: int | None = None
+    tls: pki.Files | None = None
+    websocket_host: str = "127.0.0.1"
+    websocket_port: int | None = None
+
+
+def config_text(config: HubConfig) -> str:
+    """The nats-server configuration, without host and port.
+
+    The format takes JSON for its values, which spares us its own quoting rules.
+    """
+    jetstream: dict[str, Any] = {
+        "store_dir": str(config.store_dir),
+        "domain": subjects.HUB_DOMAIN,
+        "sync_interval": f"{config.sync_interval_s}s" if config.sync_interval_s else "always",
+    }
+    if config.max_store_bytes is not None:
+        jetstream["max_file_store"] = config.max_store_bytes
+    top: dict[str, Any] = {
+        "server_name": "eyeline-hub",
+        "max_payload": MAX_PAYLOAD_BYTES,
+        # A device behind a dead link is noticed, and its session freed, within half a minute.
+        "ping_interval": "10s",
+        "ping_max": 2,
+        "write_deadline": "10s",
+        "jetstream": jetstream,
+        "operator": config.operator_jwt,
+        "system_account": config.system_account,
+        "resolver": {
+            "type": "full",
+            "dir": str(config.accounts_dir),
+            "allow_delete": False,
+            "interval": "2m",
+        },
+        # Only the one that is needed to tell of the others: a preloaded account would undo revocations.
+        "resolver_preload": {config.system_account: config.system_jwt},
+    }
+    tls: dict[str, Any] = {}
+    if config.tls is not None:
+        tls = {"cert_file": str(config.tls.certificate), "key_file": str(config.tls.key), "timeout": 5}
+        # Our clients speak TLS from the first byte: nobody in between can talk them out of it.
+        top["tls"] = tls | {"handshake_first": "auto"}
+    if config.websocket_port is not None:
+        top["websocket"] = {"host": config.websocket_host, "port": config.websocket_port} | (
+            {"tls": tls} if tls else {"no_tls": True}
+        )
+    if config.monitor_port is not None:
+        top["http"] = f"127.0.0.1:{config.monitor_port}"
+    return "\n".join(f"{key}: {json.dumps(value, indent=2)}" for key, value in top.items()) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device's user; it may use its own subjects and nothing else."""
+    """A device, and the file with its credentials."""
 
     site: str
     name: str
-    user: User
+    creds: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant's account: the cloud's user, who may do everything in it, and its devices'."""
+    """A tenant: credentials of worker and API, who may do everything in its account, and of its devices."""
 
     name: str
-    cloud: User
+    cloud: Path
     devices: tuple[Device, ...] = ()
 
     def device(self, site: str, name: str) -> Device:
@@ -56,137 +128,140 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class HubConfig:
-    """What a hub's configuration is made from.
+class HubOptions:
+    """How a hub on this machine is reached.
 
-    sync_interval_s: what a power cut can lose; 0 syncs every write before it is acknowledged.
-    monitor_port: HTTP port for monitoring; None serves none, -1 takes a free one.
+    public: host name or address by which devices reach it, which its certificate is for; None takes `host`.
+    Ports of 0 are chosen. websocket_port: also NATS over WebSocket; None for not.
     """
 
-    tenants: tuple[Tenant, ...]
-    system: User
-    store_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    public: str | None = None
+    tls: bool = False
+    websocket_port: int | None = None
     sync_interval_s: int = 2
     monitor_port: int | None = None
-    max_store_bytes: int | None = None
 
+    @property
+    def name(self) -> str:
+        """How others reach it."""
+        if self.public:
+            return self.public
+        return socket.gethostname() if self.host in _WILDCARDS else self.host
 
-def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]]:
-    """What a device may publish and subscribe to, as nats-server's `permissions`.
+    @property
+    def local_name(self) -> str:
+        """How this machine reaches it, whatever its public name leads to."""
+        return "127.0.0.1" if self.host in _WILDCARDS else self.host
 
-    Its own frames, status and control requests; claims of its own site; its own desired configuration. The
-    streams' own inbox is private, so that no device reads what another one asked for.
-    """
-    api = "$JS.API"
-    claims, desired = f"KV_{subjects.CLAIMS}", f"KV_{subjects.DESIRED}"
-    own_claims = f"$KV.{subjects.CLAIMS}.{subjects.camera_key(site, '*')}"
-    own_desired = f"$KV.{subjects.DESIRED}.{subjects.desired_key(site, device)}"
-    publish = [
-        subjects.frame_subject(site, device, "*"),
-        subjects.status_subject(site, device),
-        own_claims,
-        f"{api}.INFO",
-        # Waiting for the cloud to make them, and opening the buckets.
-        *(f"{api}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
-        f"{api}.DIRECT.GET.{claims}.{own_claims}",
-        f"{api}.DIRECT.GET.{desired}.{own_desired}",
-    ]
-    subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
-    return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
-
-
-def config_text(config: HubConfig) -> str:
-    """The nats-server configuration, without host and port; it holds passwords.
-
-    The format takes JSON for its values, which spares us its own quoting rules.
-    """
-    jetstream: dict[str, Any] = {
-        "store_dir": str(config.store_dir),
-        "domain": subjects.HUB_DOMAIN,
-        "sync_interval": f"{config.sync_interval_s}s" if config.sync_interval_s else "always",
-    }
-    if config.max_store_bytes is not None:
-        jetstream["max_file_store"] = config.max_store_bytes
-    accounts: dict[str, Any] = {"SYS": {"users": [_user(config.system)]}}
-    for tenant in config.tenants:
-        users = [_user(tenant.cloud)]
-        for device in tenant.devices:
-            permissions = device_permissions(device.site, device.name)
-            users.append(_user(device.user) | {"permissions": permissions})
-        accounts[_account(tenant.name)] = {"jetstream": "enabled", "users": users}
-    top: dict[str, Any] = {
-        "server_name": "eyeline-hub",
-        "max_payload": MAX_PAYLOAD_BYTES,
-        # A device behind a dead link is noticed, and its session freed, within half a minute.
-        "ping_interval": "10s",
-        "ping_max": 2,
-        "write_deadline": "10s",
-        "jetstream": jetstream,
-        "system_account": "SYS",
-        "accounts": accounts,
-    }
-    if config.monitor_port is not None:
-        top["http"] = f"127.0.0.1:{config.monitor_port}"
-    return "\n".join(f"{key}: {json.dumps(value, indent=2)}" for key, value in top.items()) + "\n"
-
-
-def generate(
-    tenants: Mapping[str, Iterable[tuple[str, str]]],
-    state_dir: Path,
-    *,
-    sync_interval_s: int = 2,
-    monitor_port: int | None = None,
-) -> HubConfig:
-    """A hub's configuration with random passwords that stay the same between runs.
-
-    tenants: the (site, device) pairs of each. Passwords are kept in `hub-secrets.json` in `state_dir`,
-    readable only by us. Raises `InvalidName` and `ConfigError`.
-    """
-    path = state_dir / SECRETS_FILE
-    known = _read_secrets(path)
-
-    def user(name: str) -> User:
-        return User(name, known.setdefault(name, secrets.token_urlsafe(24)))
-
-    made = []
-    for name, pairs in tenants.items():
-        subjects.check_token(name, "tenant")
-        devices = tuple(_device(name, site, device, user) for site, device in pairs)
-        made.append(Tenant(name, user(f"{name}.cloud"), devices))
-    config = HubConfig(
-        tenants=tuple(made),
-        system=user("system"),
-        store_dir=state_dir / "jetstream",
-        sync_interval_s=sync_interval_s,
-        monitor_port=monitor_port,
-    )
-    _write_secrets(path, known)
-    return config
+    @property
+    def names(self) -> list[str]:
+        """All that a certificate should be for."""
+        return list(dict.fromkeys([self.name, self.local_name, "localhost", "127.0.0.1", "::1"]))
 
 
 class LocalHub:
-    """A hub on this machine, as a child process."""
+    """A hub on this machine, as a child process, with everybody's credentials in `state_dir`.
 
-    def __init__(self, config: HubConfig, *, work_dir: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+    tenants: the (site, device) pairs of each that get credentials at the start; more can be enrolled at any
+    time. Raises `InvalidName` and `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        tenants: Mapping[str, Iterable[tuple[str, str]]],
+        state_dir: Path,
+        options: HubOptions | None = None,
+    ) -> None:
+        options = options or HubOptions()
+        state_dir = state_dir.absolute()
+        for site, device in (pair for pairs in tenants.values() for pair in pairs):
+            subjects.check_token(site, "site")
+            subjects.check_token(device, "device")
         self.name = "hub"
-        self.config = config
-        self.server = NatsServer(config_text(config), work_dir=work_dir, name=self.name, host=host, port=port)
+        self.trust = Trust(state_dir / TRUST_FOLDER)
+        for tenant in tenants:
+            self.trust.add_tenant(tenant)
+        self.tls = pki.ensure(state_dir / TLS_FOLDER, options.names) if options.tls else None
+        if options.websocket_port == 0:
+            options = replace(options, websocket_port=_free_port(options.host))
+        self.options = options
+        system = self.trust.system_account
+        self.config = HubConfig(
+            operator_jwt=self.trust.operator_jwt,
+            system_account=system,
+            system_jwt=self.trust.account_jwts()[system],
+            store_dir=state_dir / "jetstream",
+            accounts_dir=state_dir / "accounts",
+            sync_interval_s=options.sync_interval_s,
+            monitor_port=options.monitor_port,
+            tls=self.tls,
+            websocket_host=options.host,
+            websocket_port=options.websocket_port,
+        )
+        self.server = NatsServer(
+            config_text(self.config),
+            work_dir=state_dir,
+            name=self.name,
+            host=options.host,
+            port=options.port,
+        )
+        self._wanted = {name: list(pairs) for name, pairs in tenants.items()}
+        self._state_dir = state_dir
+        self._tenants: dict[str, Tenant] = {}
 
     @property
     def url(self) -> str:
-        """Where clients connect, known once it was started."""
-        return self.server.url
+        """Where devices connect, known once it was started."""
+        return self._url(self.options.name)
+
+    @property
+    def local_url(self) -> str:
+        """The same for programs on this machine."""
+        return self._url(self.options.local_name)
+
+    def _url(self, name: str) -> str:
+        return f"{'tls' if self.tls else 'nats'}://{_bracketed(name)}:{self.server.port}"
+
+    @property
+    def websocket_url(self) -> str | None:
+        """The same over WebSocket, if it is served."""
+        if self.options.websocket_port is None:
+            return None
+        scheme = "wss" if self.tls else "ws"
+        return f"{scheme}://{_bracketed(self.options.name)}:{self.options.websocket_port}"
+
+    @property
+    def tenants(self) -> list[Tenant]:
+        """Everybody with credentials, known once it was started."""
+        return list(self._tenants.values())
 
     def tenant(self, name: str) -> Tenant:
         """The tenant of that name; raises `KeyError`."""
-        for tenant in self.config.tenants:
-            if tenant.name == name:
-                return tenant
-        raise KeyError(name)
+        return self._tenants[name]
 
     async def start(self) -> str:
-        """Start it and return its URL; raises `ServerFailed`."""
-        return await self.server.start()
+        """Start it, see to everybody's credentials and return its URL; raises `ServerFailed`, `ConfigError`.
+
+        What was enrolled or revoked since the last start counts from now on.
+        """
+        self.prepare()
+        await self.server.start()
+        self._write_credentials()
+        return self.url
+
+    def prepare(self) -> None:
+        """Write the accounts, and everybody's credentials where the port is fixed; `start` does it too."""
+        for key, jwt in self.trust.account_jwts().items():
+            creds.write_private(self.config.accounts_dir / f"{key}.jwt", jwt)
+        if self.server.port:
+            self._write_credentials()
+
+    def _write_credentials(self) -> None:
+        for name, pairs in self._wanted.items():
+            devices = [self._device(name, site, device) for site, device in pairs]
+            self._tenants[name] = Tenant(name, self._cloud(name), tuple(one for one in devices if one))
 
     async def wait(self) -> int:
         """Wait until it ends; returns the exit status."""
@@ -196,62 +271,75 @@ class LocalHub:
         """Stop it."""
         await self.server.stop(grace_s)
 
+    @property
+    def _ca(self) -> str:
+        return self.tls.ca.read_text(encoding="utf-8") if self.tls is not None else ""
 
-def _device(tenant: str, site: str, device: str, user: Any) -> Device:
-    subjects.check_token(site, "site")
-    subjects.check_token(device, "device")
-    # Dots cannot be part of a name, so this one is nobody else's.
-    return Device(site, device, user(f"{tenant}.{site}.{device}"))
+    def _cloud(self, tenant: str) -> Path:
+        path = cloud_file(self._state_dir, tenant)
+        found = _read(path)
+        if found is None or found.claims.get("iss") not in self.trust.account_jwts():
+            found = self.trust.cloud_creds(tenant)
+        self._keep(path, found, hub=self.local_url, public=self.url)
+        return path
 
+    def _device(self, tenant: str, site: str, device: str) -> Device | None:
+        """None when it was revoked: only `enroll` lets it in again."""
+        path = device_file(self._state_dir, tenant, site, device)
+        found = _read(path)
+        valid = self.trust.valid(tenant, site, device)
+        if found is None or found.key.public not in valid:
+            if not valid and self.trust.enrolled(tenant, site, device):
+                _log.warning("device_revoked", tenant=tenant, site=site, device=device)
+                return None
+            found = self.trust.enroll(tenant, site, device)
+        self._keep(path, found, hub=self.url)
+        return Device(site, device, path)
 
-def _user(user: User) -> dict[str, Any]:
-    return {"user": user.name, "password": user.password}
-
-
-def _account(tenant: str) -> str:
-    """Account names share a table with the system's, so a tenant's carries a prefix."""
-    return f"tenant-{tenant}"
-
-
-def _read_secrets(path: Path) -> dict[str, str]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as problem:
-        raise ConfigError(f"{path} cannot be read ({problem}); remove it to make new passwords") from None
-    if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
-        raise ConfigError(f"{path} does not hold passwords; remove it to make new ones")
-    return known
-
-
-def _write_secrets(path: Path, known: Mapping[str, str]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(dict(known), file, indent=2)
-        new.replace(path)
-    except OSError as problem:
-        raise ConfigError(f"{path} cannot be written: {problem.strerror}") from None
+    def _keep(self, path: Path, found: Creds, **addresses: str) -> None:
+        """Write the file as it should be now: addresses and authority may have changed."""
+        text = replace(found, names={**found.names, **addresses}, ca=self._ca).text()
+        creds.write_private(path, text)
 
 
-def credentials(tenants: Sequence[Tenant]) -> dict[str, Any]:
-    """Users and passwords by tenant, for `endpoints.json` and other private files."""
+def device_file(state_dir: Path, tenant: str, site: str, device: str) -> Path:
+    """Where a device's credentials are kept on the hub's machine."""
+    return state_dir / DEVICES_FOLDER / tenant / site / f"{device}.creds"
+
+
+def cloud_file(state_dir: Path, tenant: str) -> Path:
+    """Where the credentials of a tenant's worker and API are kept."""
+    return state_dir / CLOUD_FOLDER / f"{tenant}.creds"
+
+
+def summary(tenants: Iterable[Tenant]) -> dict[str, Any]:
+    """Files with credentials by tenant, for `endpoints.json`."""
     return {
         tenant.name: {
-            "user": tenant.cloud.name,
-            "password": tenant.cloud.password,
+            "creds": str(tenant.cloud),
             "devices": [
-                {
-                    "site": device.site,
-                    "device": device.name,
-                    "user": device.user.name,
-                    "password": device.user.password,
-                }
+                {"site": device.site, "device": device.name, "creds": str(device.creds)}
                 for device in tenant.devices
             ],
         }
         for tenant in tenants
     }
+
+
+def _read(path: Path) -> Creds | None:
+    """What is there; None when there is nothing, or nothing of use: it is made again."""
+    if not path.exists():
+        return None
+    try:
+        return creds.read(path)
+    except ConfigError:
+        return None
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -17,6 +17,8 @@ from eyeline.errors import EyelineError
 
 _log = structlog.get_logger()
 
+# Enough to keep a server that batches busy until its answers say how many it takes.
+_FIRST_IN_FLIGHT = 16
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 0.5
 
@@ -46,12 +48,17 @@ class Inference:
 
     def __init__(self, model: Model, *, most: int) -> None:
         self._model = model
-        self._slots = InFlight(most)
+        self._slots = InFlight(most, first=_FIRST_IN_FLIGHT)
         self._away = False
 
     async def reserve(self) -> None:
         """Wait for a place; the picture is decoded only then, so that memory stays bounded."""
         await self._slots.acquire()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no more than one place is taken."""
+        return self._slots.used <= 1
 
     def release(self) -> None:
         """Give a reserved place back."""

@@ -9,20 +9,21 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 import yaml
 
+from cloud_inference import access, triton_repository
 from cloud_inference import hub as hubs
-from cloud_inference import triton_repository
 from cloud_inference.config import CloudSettings
-from cloud_inference.hub import LocalHub
+from cloud_inference.hub import ENDPOINTS_FILE, HubOptions, LocalHub
 from cloud_inference.triton_repository import Serving
 from cloud_inference.triton_server import Ports, TritonServer
 from eyeline import lock
+from eyeline.creds import write_private
 from eyeline.errors import ServerFailed
 from eyeline.process import Child
 from eyeline.supervise import Supervisor
@@ -30,8 +31,10 @@ from eyeline_models import catalogue
 
 _log = structlog.get_logger()
 
-ENDPOINTS_FILE = "endpoints.json"
 CONFIG_FILE = "cloud.yaml"
+# Of access tokens.
+PRIVATE_KEY = "token-key.pem"
+PUBLIC_KEY = "token-key.public.pem"
 _READY_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 
@@ -40,9 +43,12 @@ _POLL_S = 0.05
 class LocalOptions:
     """What runs on this machine.
 
-    state_dir: gets the hub's files, passwords, logs, `cloud.yaml` and `endpoints.json`; readable only by us.
-    devices: (site, device) pairs that get a user. Ports of 0 are chosen. cpus: cores for Triton, None for
-    all. quiet: worker and API log to files in the state folder rather than to our stderr.
+    state_dir: gets the hub's files, keys, logs, `cloud.yaml`, `endpoints.json`, and for each device a file
+    that lets it join; readable only by us.
+    devices: (site, device) pairs that get credentials. Ports of 0 are chosen. tls: on the hub and the API,
+    which then asks for tokens; public: the name that others reach this machine by, None for `host`.
+    websocket_port: the hub also over WebSocket; None for not. cpus: cores for Triton, None for all. quiet:
+    worker and API log to files in the state folder rather than to our stderr.
     """
 
     state_dir: Path
@@ -51,6 +57,9 @@ class LocalOptions:
     host: str = "127.0.0.1"
     hub_port: int = 0
     api_port: int = 0
+    tls: bool = False
+    public: str | None = None
+    websocket_port: int | None = None
     triton: Ports = field(default_factory=Ports)
     serving: Serving = field(default_factory=Serving)
     cpus: tuple[int, ...] | None = None
@@ -72,7 +81,8 @@ async def running(settings: CloudSettings, options: LocalOptions) -> AsyncIterat
 
     Raises `EyelineError` with one line when something does not come up.
     """
-    state = options.state_dir
+    state = options.state_dir.absolute()
+    options = replace(options, state_dir=state)
     try:
         state.mkdir(parents=True, exist_ok=True)
         state.chmod(0o700)
@@ -89,8 +99,19 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
     state = options.state_dir
     card = catalogue.load(settings.triton.model)
     served = triton_repository.of_card(card)
-    hub_config = hubs.generate({options.tenant: options.devices}, state)
-    hub = LocalHub(hub_config, work_dir=state, host=options.host, port=options.hub_port)
+    hub = LocalHub(
+        {options.tenant: options.devices},
+        state,
+        HubOptions(
+            host=options.host,
+            port=options.hub_port,
+            public=options.public,
+            tls=options.tls,
+            websocket_port=options.websocket_port,
+        ),
+    )
+    if options.tls:
+        access.ensure_key(state / PRIVATE_KEY, state / PUBLIC_KEY)
     triton = TritonServer(
         [served],
         work_dir=state,
@@ -106,7 +127,7 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
             await supervisor.start(hub, triton)
             api_port, worker_http, api_http = _ports(options)
             config = state / CONFIG_FILE
-            _write_private(
+            write_private(
                 config,
                 yaml.safe_dump(
                     _child_settings(settings, hub, triton, options, (api_port, worker_http, api_http))
@@ -120,8 +141,12 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
             )
             endpoints = {
                 "hub": hub.url,
-                "tenants": hubs.credentials(hub_config.tenants),
-                "api": f"{options.host}:{api_port}",
+                "websocket": hub.websocket_url,
+                "tenants": hubs.summary(hub.tenants),
+                "api": f"{hub.options.name}:{api_port}",
+                # With TLS: the authority to trust, and the key to make access tokens with.
+                "ca": str(hub.tls.ca) if hub.tls else None,
+                "token_key": str(state / PRIVATE_KEY) if hub.tls else None,
                 "triton": {"grpc": triton.url, "http": triton.http_url, "metrics": triton.metrics_url},
                 "metrics": {
                     "worker": f"http://{options.host}:{worker_http}/metrics",
@@ -129,7 +154,12 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
                 },
                 "model": card.name,
             }
-            _write_private(endpoints_file, json.dumps(endpoints, indent=2))
+            write_private(endpoints_file, json.dumps(endpoints, indent=2))
+            for device in hub.tenant(options.tenant).devices:
+                _log.info("device_may_join", device=f"{device.site}/{device.name}", file=str(device.creds))
+            if hub.tls is not None:
+                command = f"cloud-inference token --tenant {options.tenant} --state {state}"
+                _log.info("api_asks_for_tokens", make_one=command, ca=str(hub.tls.ca))
             started = {"hub": hub.server.pid, "triton": triton.pid}
             started |= {program.name: program.pid for program in programs}
             pids = {name: pid for name, pid in started.items() if pid is not None}
@@ -163,14 +193,19 @@ def _child_settings(
     options: LocalOptions,
     ports: tuple[int, int, int],
 ) -> dict[str, Any]:
-    """The settings given to us, with the addresses and passwords of what we started."""
-    cloud = hub.tenant(options.tenant).cloud
+    """The settings given to us, with the addresses and credentials of what we started."""
+    creds_file = str(hub.tenant(options.tenant).cloud.absolute())
     values = settings.model_dump(mode="json", exclude_unset=True, exclude={"hub": {"tenants"}})
     hub_values = values.setdefault("hub", {})
-    hub_values["url"] = hub.url
-    hub_values["tenants"] = [{"name": options.tenant, "user": cloud.name, "password": cloud.password}]
+    hub_values["url"] = hub.local_url
+    hub_values["tenants"] = [{"name": options.tenant, "creds_file": creds_file}]
     values.setdefault("triton", {})["url"] = triton.url
-    values.setdefault("api", {}).update(host=options.host, port=ports[0])
+    api = values.setdefault("api", {})
+    api.update(host=options.host, port=ports[0])
+    if hub.tls is not None:
+        api.setdefault("tls_cert", str(hub.tls.certificate))
+        api.setdefault("tls_key", str(hub.tls.key))
+        api.setdefault("token_keys", [str(options.state_dir / PUBLIC_KEY)])
     values.setdefault("http", {}).update(host=options.host, worker_port=ports[1], api_port=ports[2])
     return values
 
@@ -215,12 +250,3 @@ async def _get_readyz(host: str, port: int) -> str:
         return (await reader.read(65536)).decode(errors="replace")
     finally:
         writer.close()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that holds passwords, in one step."""
-    new = path.with_suffix(path.suffix + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)

@@ -54,6 +54,9 @@ class _Bucket:
 
     entries: dict[str, tuple[str, int]] = field(default_factory=dict)
     heard_s: dict[str, float] = field(default_factory=dict)
+    # When it was written, by the hub's clock, and the newest of all.
+    written_ns: dict[str, int] = field(default_factory=dict)
+    newest_ns: int = 0
 
 
 class Ownership:
@@ -73,7 +76,6 @@ class Ownership:
         self._seen_s: dict[CameraKey, float] = {}
         self._log = _log.bind(tenant=bus.tenant, worker=worker)
         self._announced_s = 0.0
-        self._started_s = time.monotonic()
 
     @property
     def cameras(self) -> int:
@@ -105,6 +107,8 @@ class Ownership:
             for message in await feed.take():
                 key = message.subject.removeprefix(prefix)
                 bucket.heard_s[key] = time.monotonic()
+                bucket.written_ns[key] = message.stored_ns
+                bucket.newest_ns = max(bucket.newest_ns, message.stored_ns)
                 if message.headers.get("KV-Operation"):
                     bucket.entries.pop(key, None)
                 else:
@@ -120,9 +124,13 @@ class Ownership:
             await asyncio.sleep(self._lease_s / 4)
 
     def _alive(self) -> set[str]:
-        now = time.monotonic()
+        now, found = time.monotonic(), self._workers
+        # What we heard when we started may have been old already: our own announcement tells the hub's time.
+        oldest_ns = found.newest_ns - self._lease_s * 1e9
         alive = {
-            worker for worker in self._workers.entries if now - self._workers.heard_s[worker] <= self._lease_s
+            worker
+            for worker in found.entries
+            if now - found.heard_s[worker] <= self._lease_s and found.written_ns[worker] >= oldest_ns
         }
         return alive | {self._worker}
 
@@ -171,11 +179,10 @@ class Ownership:
     async def _try_take(self, leases: KeyValue, camera: CameraKey, alive: set[str]) -> None:
         key = subjects.camera_key(*camera)
         entry = self._leases.entries.get(key)
-        if entry is not None and entry[0] != self._worker:
-            # A worker that just started has not heard the others yet.
-            patient = time.monotonic() - self._started_s > self._lease_s
-            if entry[0] in alive or not patient:
-                return
+        # A worker that just started has heard the others when it hears itself: its own is the newest.
+        unsure = self._worker not in self._workers.entries
+        if entry is not None and entry[0] != self._worker and (unsure or entry[0] in alive):
+            return
         try:
             if entry is None:
                 await leases.create(key, self._worker.encode())

@@ -7,12 +7,21 @@ import numpy as np
 from eyeline.values import Detections, FloatArray
 
 
-def interpolate(before: Detections, after: Detections, fraction: float) -> Detections:
+def interpolate(
+    before: Detections,
+    after: Detections,
+    fraction: float,
+    foretold: Detections | None = None,
+    traced_back: Detections | None = None,
+) -> Detections:
     """Objects `fraction` (0 to 1) of the way from `before` to `after`.
 
     A track seen on both sides moves linearly; one seen on one side only exists up to the middle, where
     it was last, or from the middle on, where it will be. Untracked objects count as seen on one side.
+    foretold: the objects of `before`, row by row, where they would be by now if they went on as they did.
+    traced_back: those of `after`, row by row, where they were if they had moved as they did afterwards.
     """
+    moved = before if foretold is None else foretold
     rows_after = {int(t): row for row, t in enumerate(after.track_ids) if t}
     keep_before, boxes_before, matched = [], [], set()
     for row, track in enumerate(before.track_ids.tolist()):
@@ -23,12 +32,12 @@ def interpolate(before: Detections, after: Detections, fraction: float) -> Detec
             boxes_before.append(before.boxes[row] * (1 - fraction) + after.boxes[other] * fraction)
         elif fraction < 0.5:
             keep_before.append(row)
-            boxes_before.append(before.boxes[row])
+            boxes_before.append(moved.boxes[row])
     kept = _moved(before.take(np.array(keep_before, int)), boxes_before)
     if fraction < 0.5:
         return kept
     new = [row for row in range(len(after)) if row not in matched]
-    return _joined(kept, after.take(np.array(new, int)))
+    return _joined(kept, (after if traced_back is None else traced_back).take(np.array(new, int)))
 
 
 def extrapolate(before: Detections, last: Detections, steps: float, size: tuple[int, int]) -> Detections:

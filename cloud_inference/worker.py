@@ -81,6 +81,8 @@ async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared
         name=f"worker {shared.worker}",
         user=tenant.user,
         password=tenant.secret_password(),
+        creds_file=tenant.creds_file,
+        ca_file=settings.hub.ca_file,
     )
     try:
         js = connection.jetstream(timeout=2)

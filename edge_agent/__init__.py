@@ -1,7 +1,9 @@
 """The edge agent: cameras in, envelopes out, nothing lost on the way.
 
-- capture -> gate -> detect -> plan -> encode -> batch: the life of a frame, wired by `pipeline`
-- `sink` -> `keep` -> `spool` -> `forward`: from a camera's thread to the hub, wired by `delivery`
+- capture -> gate -> plan -> redact -> detect -> encode -> batch: the life of a frame, wired by `pipeline`
+- `redact`: the one way out for pixels; `redact_mask`, `redact_tracks`, `redact_models`: what it hides
+- `sink` -> `keep` -> `spool` -> `join` -> `forward`: from a camera's thread to the hub, wired by `delivery`
+- `pressure`: how much of it the cloud takes, as the cloud says
 - `segments`: what the spool holds, chain by chain; `broker`, `spool_stream`, `payloads`: where it holds it
 - `link`: a connection that starts afresh after each loss
 - `claim`, `clock`, `desired`, `epoch`, `status`: this device's place among others

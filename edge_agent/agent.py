@@ -26,6 +26,7 @@ from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from edge_agent.handoff import Dropped
 from edge_agent.pipeline import CameraPipeline, EdgeDetector
+from edge_agent.redact_models import Models, redactor
 from edge_agent.sink import LoopSink
 from eyeline.errors import ConfigError
 from eyeline.health import HealthServer
@@ -168,7 +169,7 @@ class Agent:
     # Cameras
 
     def _start_cameras(self, delivery: Delivery) -> None:
-        detector, self._edge_model = _load_detector(self.settings)
+        detector, self._edge_model, models = _load_detector(self.settings)
         for chosen in self.settings.cameras:
             name = chosen.name
             sink = LoopSink(self._loop, delivery.publish)
@@ -187,6 +188,7 @@ class Agent:
                 _CaptureSource(capture),
                 sink,
                 detector=detector,
+                redactor=redactor(self.settings, name, models),
                 link=lambda name=name: delivery.link_state(name),  # type: ignore[misc]
                 clock=delivery.clock.estimate,
             )
@@ -341,8 +343,10 @@ class Agent:
         forwarder = delivery.forwarder
         if problem:
             state, message = device_pb2.CAMERA_STATE_FAILED, problem
+        elif camera.pipeline.redaction_problem:
+            message = f"no pixels leave, they cannot be redacted: {camera.pipeline.redaction_problem}"
         elif stats.state is CameraState.LIVE:
-            message = _delivery_problem(delivery) or message
+            message = _delivery_problem(delivery, name) or message
         lost = {"too_large": forwarder.too_large[name]} if forwarder and forwarder.too_large[name] else {}
         return device_pb2.CameraStatus(
             camera=name,
@@ -379,14 +383,17 @@ class Agent:
         return (not bad, "ok" if not bad else f"no picture from: {', '.join(bad)}")
 
 
-def _delivery_problem(delivery: Delivery) -> str:
+def _delivery_problem(delivery: Delivery, camera: str) -> str:
     """One line on why pictures do not arrive, empty when they do."""
     if delivery.spool.problem:
         return delivery.spool.problem
     if delivery.hub.problem:
         return delivery.hub.problem
     refused = delivery.forwarder.problem if delivery.forwarder is not None else ""
-    return f"the hub refuses, frames are kept: {refused}" if refused else ""
+    if refused:
+        return f"the hub refuses, frames are kept: {refused}"
+    share = delivery.pressure(camera).share
+    return f"the cloud is behind: pixels at {share:.0%} of the frame rate" if share < 1 else ""
 
 
 def _failed(camera: _Camera) -> bool:
@@ -405,13 +412,15 @@ class _Shared:
             return self._model.detect(frame)
 
 
-def _load_detector(settings: AgentSettings) -> tuple[EdgeDetector | None, detection_pb2.ModelRef | None]:
-    """The edge model; without one that works, the cameras run all the same."""
+def _load_detector(
+    settings: AgentSettings,
+) -> tuple[EdgeDetector | None, detection_pb2.ModelRef | None, Models]:
+    """The edge model; without one that works, the cameras run all the same. And redaction's models."""
     if not settings.detect.enabled:
-        return None, None
+        return None, None, Models(settings.detect)
     try:
         model = detect.load(settings.detect)
     except DetectFailed as problem:
         _log.error("edge_model_failed", reason=str(problem), effect="no answers from the edge")
-        return None, None
-    return _Shared(model), model.model_ref
+        return None, None, Models(settings.detect)
+    return _Shared(model), model.model_ref, Models(settings.detect, {settings.detect.model: model})

@@ -42,6 +42,10 @@ class Moment:
         """As a protobuf message."""
         return pb.CaptureTime(monotonic_ns=self.monotonic_ns, wall_ns=self.wall_ns)
 
+    def to_item_proto(self) -> pb.CaptureTime:
+        """For an item: the wall clock is left out, `published` of the envelope relates the two clocks."""
+        return pb.CaptureTime(monotonic_ns=self.monotonic_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -105,7 +109,7 @@ class EnvelopeBuilder:
             raise ValueError(f"access unit has {len(unit.data)} bytes, {self._max_bytes} fit an envelope")
         message = pb.AccessUnit(
             sequence=unit.sequence,
-            capture=unit.capture.to_proto(),
+            capture=unit.capture.to_item_proto(),
             chain_id=unit.chain_id,
             chain_index=unit.chain_index,
             keyframe=unit.chain_index == 0,
@@ -147,14 +151,14 @@ class EnvelopeBuilder:
             and first[0] == self._last_sequence + 1
         ):
             open_range.last_sequence = last[0]
-            open_range.last_capture.CopyFrom(last[1].to_proto())
+            open_range.last_capture.CopyFrom(last[1].to_item_proto())
             self._last_sequence = last[0]
             return
         message = pb.FrameRange(
             first_sequence=first[0],
             last_sequence=last[0],
-            first_capture=first[1].to_proto(),
-            last_capture=last[1].to_proto(),
+            first_capture=first[1].to_item_proto(),
+            last_capture=last[1].to_item_proto(),
             kind=kind,
             gate_reason=gate_reason.value,
             reason=reason,
@@ -184,7 +188,12 @@ class EnvelopeBuilder:
         )
         beat_due = self._oldest_ns is not None and now.monotonic_ns - self._oldest_ns >= self._heartbeat_ns
         if self._items and (unit_due or beat_due or end):
+            held = None if beat_due or end else self._hold_back()
             self._seal()
+            if held is not None:
+                self._items, self._bytes = [held], _ITEM_BYTES
+                self._last_sequence = held.range.last_sequence
+                self._oldest_ns = held.range.first_capture.monotonic_ns
         taken, self._ready = self._ready, []
         for envelope in taken:
             envelope.published.CopyFrom(now.to_proto())
@@ -193,8 +202,19 @@ class EnvelopeBuilder:
                 envelope.clock.CopyFrom(clock)
         return taken
 
+    def _hold_back(self) -> pb.FrameItem | None:
+        """Skipped frames at the end: only the next picture can answer them, so they travel with it."""
+        last = self._items[-1]
+        if len(self._items) > 1 and last.HasField("range") and last.range.kind == pb.RANGE_KIND_SKIPPED:
+            return self._items.pop()
+        return None
+
     def _seal(self) -> None:
         who = self._identity
+        _leave_out_times(self._items)
+        answered_here = any(
+            item.access_unit.HasField("edge") or item.range.HasField("edge") for item in self._items
+        )
         envelope = pb.FrameEnvelope(
             schema_major=SCHEMA_MAJOR,
             tenant=who.tenant,
@@ -203,7 +223,7 @@ class EnvelopeBuilder:
             camera=who.camera,
             epoch=who.epoch.to_proto(),
             items=self._items,
-            edge_model=who.edge_model,
+            edge_model=who.edge_model if answered_here else None,
             planned_for_model=who.planned_for_model,
             lane=pb.LANE_LIVE,
             rung=self._rung,
@@ -214,6 +234,15 @@ class EnvelopeBuilder:
         self._previous = last_sequence(envelope)
         self._ready.append(envelope)
         self._clear()
+
+
+def _leave_out_times(items: list[pb.FrameItem]) -> None:
+    """Skipped frames between two pictures are taken as evenly spaced: their times need not travel."""
+    for before, item, after in zip(items, items[1:], items[2:], strict=False):
+        between = before.HasField("access_unit") and after.HasField("access_unit")
+        if between and item.HasField("range") and item.range.kind == pb.RANGE_KIND_SKIPPED:
+            item.range.ClearField("first_capture")
+            item.range.ClearField("last_capture")
 
 
 def edge_answer(detections: Detections) -> pb.EdgeAnswer:

@@ -17,8 +17,11 @@ import numpy as np
 from edge_agent import detect
 from edge_agent.agent import SystemClock
 from edge_agent.config import AgentSettings, CameraSettings
+from edge_agent.errors import RedactFailed
 from edge_agent.frame import Frame
 from edge_agent.probe import SourceReport, probe
+from edge_agent.redact import Redactor
+from edge_agent.redact_models import Models, redactor
 from eyeline import bus
 from eyeline.errors import EyelineError
 from eyeline.nats_server import find_nats_server
@@ -42,11 +45,12 @@ class Finding:
 
 
 async def check(settings: AgentSettings, *, seconds: float = 2.0) -> list[Finding]:
-    """Try the state folder, the broker, the hub, the model and every camera; nothing is raised."""
+    """Try state folder, broker, hub, model, redaction and every camera; nothing is raised."""
     findings = [*check_state(settings), check_broker()]
     findings.append(await check_hub(settings))
     if settings.detect.enabled:
         findings.append(await asyncio.to_thread(check_model, settings))
+    findings += await asyncio.to_thread(lambda: list(check_redaction(settings)))
     reports = await asyncio.gather(
         *(asyncio.to_thread(check_camera, camera, seconds) for camera in settings.cameras)
     )
@@ -96,6 +100,8 @@ async def check_hub(settings: AgentSettings) -> Finding:
             name=f"{settings.site}.{settings.device}.check",
             user=settings.hub.user,
             password=settings.hub.secret_password(),
+            creds_file=settings.hub.creds_file,
+            ca_file=settings.hub.ca_file,
             inbox_prefix=device_inbox(settings.site, settings.device),
             wait=False,
         )
@@ -103,7 +109,7 @@ async def check_hub(settings: AgentSettings) -> Finding:
         mend = (
             "start it, or mend hub.url; frames are kept until it comes"
             if problem.retryable
-            else "mend hub.user and hub.password"
+            else "mend hub.creds_file, or hub.user and hub.password"
         )
         return Finding("hub", False, str(problem), mend)
     try:
@@ -134,11 +140,52 @@ def check_model(settings: AgentSettings) -> Finding:
     )
 
 
+def check_redaction(settings: AgentSettings) -> Iterator[Finding]:
+    """Whether what is to be hidden can be: without that, no pixels leave."""
+    models = Models(settings.detect)
+    for camera in settings.cameras:
+        if not camera.redact.active:
+            continue
+        what, gate = f"redaction {camera.name}", redactor(settings, camera.name, models)
+        try:
+            took = _time_redaction(gate, camera.redact.timeout_s)
+        except EyelineError as problem:
+            yield Finding(what, False, f"no pixels would leave: {problem}", "mend this camera's redact")
+            continue
+        count = len(camera.redact.masks)
+        hides = [f"{count} mask{'s' if count > 1 else ''}"] if count else []
+        yield Finding(
+            what, True, f"{', '.join([*hides, *camera.redact.blur])}: {took * 1000:.0f} ms a picture"
+        )
+
+
+def _time_redaction(gate: Redactor, patience_s: float) -> float:
+    """Seconds a picture, models loaded; raises `RedactFailed`."""
+    frame = _grey_frame()
+    deadline = time.monotonic() + max(10 * patience_s, 10)
+    while True:
+        start = time.perf_counter()
+        try:
+            gate.apply(frame)
+            start = time.perf_counter()
+            gate.apply(frame)
+        except RedactFailed as problem:
+            # Loading a model may take longer than a look at a frame may.
+            if not problem.late or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+            continue
+        return time.perf_counter() - start
+
+
+def _grey_frame() -> Frame:
+    picture = av.VideoFrame.from_ndarray(np.full((360, 640, 3), 90, np.uint8), format="bgr24")
+    return Frame(1, 0, 0, picture.reformat(format="yuv420p"))
+
+
 def _time_model(model: detect.EdgeModel) -> float:
     """Median seconds a picture."""
-    picture = av.VideoFrame.from_ndarray(np.full((360, 640, 3), 90, np.uint8), format="bgr24")
-    picture = picture.reformat(format="yuv420p")
-    frame = Frame(1, 0, 0, picture)
+    frame = _grey_frame()
     model.detect(frame)
     took = []
     for _ in range(_TIMED_RUNS):

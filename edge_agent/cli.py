@@ -21,6 +21,7 @@ from eyeline import log
 from eyeline.errors import EyelineError
 
 DEFAULT_CONFIG = Path("/etc/eyeline/edge-agent.yaml")
+_HUB = "nats://127.0.0.1:4222"
 
 app = typer.Typer(
     help="Eyeline edge agent: cameras in, answers out.",
@@ -117,13 +118,17 @@ def init(
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="NAME=ADDRESS; without any, cameras are looked for.")
     ] = None,
-    hub: Annotated[str, typer.Option("--hub", help="Address of the hub.")] = "nats://127.0.0.1:4222",
+    join: Annotated[
+        Path | None,
+        typer.Option("--join", help="File that the cloud made for this device: names, hub, keys."),
+    ] = None,
+    hub: Annotated[str | None, typer.Option("--hub", help=f"Address of the hub [default: {_HUB}].")] = None,
     config: Annotated[Path, typer.Option("--config", "-c", help="File to write.")] = Path("edge-agent.yaml"),
     device: Annotated[
         str | None, typer.Option(help="Name of this device [default: the host's name].")
     ] = None,
-    site: Annotated[str, typer.Option(help="Name of the site.")] = "default",
-    tenant: Annotated[str, typer.Option(help="Name of the tenant.")] = "default",
+    site: Annotated[str | None, typer.Option(help="Name of the site [default: default].")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Name of the tenant [default: default].")] = None,
     state_dir: Annotated[Path, typer.Option(help="Folder for the spool.")] = Path("/var/lib/eyeline"),
     user: Annotated[str | None, typer.Option(help="User of found ONVIF cameras.")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with their password.")] = None,
@@ -135,16 +140,18 @@ def init(
     from eyeline.settings import secret
 
     log.configure(level="critical")
+    given = setup.read_join(join) if join is not None else None
     if camera:
         cameras = [setup.parse_camera(text) for text in camera]
     else:
         cameras = _find(seconds, user, secret(None, password_file, "--password-file"))
     written = setup.write(
         config,
-        tenant=tenant,
-        site=site,
-        device=device or setup.device_name(),
-        hub=hub,
+        tenant=tenant or (given.tenant if given else "default"),
+        site=site or (given.site if given else "default"),
+        device=device or (given.device if given else setup.device_name()),
+        hub=hub or (given.hub if given else _HUB),
+        credentials=given.text if given else None,
         state_dir=state_dir,
         cameras=cameras,
         force=force,

@@ -86,6 +86,17 @@ class HubClock:
         offset = best.difference_ns + now - self._wall_ns()
         return pb.ClockEstimate(offset_ns=offset, uncertainty_ns=best.uncertainty_ns(now))
 
+    def estimate_at(self, moment: pb.CaptureTime) -> pb.ClockEstimate:
+        """Offset as it was at an earlier moment of this run; both 0 before the hub ever answered."""
+        best = self._best()
+        if best is None:
+            return pb.ClockEstimate()
+        offset = best.difference_ns + moment.monotonic_ns - moment.wall_ns
+        apart_ns = abs(best.monotonic_ns - moment.monotonic_ns)
+        return pb.ClockEstimate(
+            offset_ns=offset, uncertainty_ns=best.round_trip_ns // 2 + int(apart_ns * _DRIFT) + 1
+        )
+
     def hub_now_ns(self) -> int:
         """The hub's wall clock, as far as known, else our own."""
         best = self._best()

@@ -19,7 +19,7 @@ from edge_agent.forward import Forwarder
 from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
 from edge_agent.link import Link
 from edge_agent.plan import LinkState
-from edge_agent.pressure import Pressure
+from edge_agent.pressure import LAG, SHARE, Pressure
 from edge_agent.spool import Spool
 from eyeline import bus
 from eyeline.subjects import device_inbox
@@ -75,6 +75,7 @@ class Delivery:
             permission=self.claims,
             state_dir=settings.state_dir,
             pressure=self.pressure,
+            clock_at=lambda of, moment: self.clock.estimate_at(moment) if of == epoch else pb.ClockEstimate(),
         )
         for work in (
             self.hub.run(),
@@ -93,6 +94,8 @@ class Delivery:
             name=f"{settings.site}.{settings.device}",
             user=settings.hub.user,
             password=self._password,
+            creds_file=settings.hub.creds_file,
+            ca_file=settings.hub.ca_file,
             inbox_prefix=device_inbox(settings.site, settings.device),
             on_change=changed,
         )
@@ -127,12 +130,15 @@ class Delivery:
             # A chain goes on over a short cut, since the spool bridges it: no keyframe is spent on that.
             connected = lost_at is None or time.monotonic() - lost_at < late_s
             for camera in self.settings.cameras:
+                pressure = self.pressure(camera.name)
+                SHARE.labels(camera.name).set(pressure.share)
+                LAG.labels(camera.name).set(pressure.lag_s)
                 self._states[camera.name] = LinkState(
                     connected=connected,
                     backlog_s=self.spool.oldest_age_s(camera.name),
                     # The keeper makes room by purging old chains: the plan eases off, but goes on sending.
                     fill=min(self.spool.fill, PURGE_ABOVE_FILL),
-                    cloud_share=self.pressure(camera.name).share,
+                    cloud_share=pressure.share,
                 )
             await asyncio.sleep(_STATE_EVERY_S)
 

@@ -51,8 +51,8 @@ class EdgeModel:
         """For envelopes and status."""
         return detection_pb2.ModelRef(name=self.card.name, version=self.card.version, sha256=self.card.sha256)
 
-    def detect(self, frame: Frame) -> Detections:
-        """Objects above the model's own thresholds, in source pixels; raises `DetectFailed`."""
+    def detect(self, frame: Frame, *, threshold: float | None = None) -> Detections:
+        """Objects above the model's own thresholds, or above one, in source pixels; raises `DetectFailed`."""
         try:
             letterbox = self.card.letterbox(*frame.size)
             with self._lock:
@@ -61,7 +61,8 @@ class EdgeModel:
         except Exception as problem:  # noqa: BLE001  # model runtimes' errors share no public base
             line = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
             raise DetectFailed(f"model {self.card.name} failed: {line}", retryable=True) from None
-        return catalogue.detections(self.card, boxes[0], int(count[0]), letterbox)
+        least = self.card.thresholds if threshold is None else threshold
+        return catalogue.detections(self.card, boxes[0], int(count[0]), letterbox, thresholds=least)
 
     def _image(self, frame: Frame, letterbox: Letterbox) -> NDArray[np.uint8]:
         """uint8 [h, w, 3] BGR of the model's input size."""

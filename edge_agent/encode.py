@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_agent.errors import EncodeFailed
 from edge_agent.plan import Rung
+from edge_agent.redact import RedactedPicture, pixels_of
 from eyeline.v1 import frame_pb2 as pb
 
 _CODECS: Final = {
@@ -49,10 +50,10 @@ class Encoder(Protocol):
     # What the decoder has to know; the same for every picture of this encoder.
     picture_format: pb.PictureFormat
 
-    def encode(self, picture: av.VideoFrame, *, keyframe: bool) -> bytes:
+    def encode(self, picture: RedactedPicture, *, keyframe: bool) -> bytes:
         """One access unit for this picture; raises `EncodeFailed`, after which the encoder is of no use.
 
-        picture: as captured, of the size and pixel format this encoder was made for.
+        picture: through the redaction gate, of the size and colours this encoder was made for.
         """
         ...
 
@@ -166,9 +167,10 @@ class _Video:
             context.open()
         self._context = context
 
-    def encode(self, picture: av.VideoFrame, *, keyframe: bool) -> bytes:
+    def encode(self, picture: RedactedPicture, *, keyframe: bool) -> bytes:
+        pixels = pixels_of(picture)
         with _mapped("encoder failed"):
-            scaled = self._scaler.scale(picture)
+            scaled = self._scaler.scale(pixels)
             scaled.pict_type = PictureType.I if keyframe else PictureType.NONE
             scaled.pts = self._ticks
             scaled.time_base = _TICK
@@ -210,12 +212,13 @@ class _Still:
             context.open()
         self._context = context
 
-    def encode(self, picture: av.VideoFrame, *, keyframe: bool) -> bytes:
+    def encode(self, picture: RedactedPicture, *, keyframe: bool) -> bytes:
+        pixels = pixels_of(picture)
         if not keyframe:
             raise EncodeFailed("a still is always a keyframe", retryable=False)
         with _mapped("encoder failed"):
-            matrix, range_ = colours(picture)
-            scaled = self._scaler.scale(picture)
+            matrix, range_ = colours(pixels)
+            scaled = self._scaler.scale(pixels)
             _to_bt601(scaled, matrix, full_in=range_ == pb.COLOR_RANGE_FULL, full_out=self._jpeg)
             if self._jpeg:
                 scaled = _as_format(scaled, "yuvj420p")
@@ -251,9 +254,11 @@ def without_user_data(data: bytes) -> bytes:
 
 
 def _video_options(rung: Rung) -> dict[str, str]:
-    options = {"preset": "veryfast", "tune": "zerolatency", "crf": str(rung.crf), "forced-idr": "1"}
+    preset = "slower" if rung.effort == "high" else "veryfast"
+    options = {"preset": preset, "tune": "zerolatency", "crf": str(rung.crf), "forced-idr": "1"}
     if rung.codec == "h264":
-        return options | {"sc_threshold": "0"}
+        # Detail that only pleases the eye is of no use to a detector, and costs a tenth.
+        return options | {"sc_threshold": "0"} | ({"psy": "0"} if rung.effort == "high" else {})
     parameters = {
         "keyint": -1,
         "scenecut": 0,

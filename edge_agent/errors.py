@@ -2,6 +2,7 @@
 
     EyelineError
     ├── EncodeFailed             a picture could not be coded; its encoder is of no further use (retryable)
+    ├── RedactFailed             a picture could not be redacted, so that none of it leaves (retryable)
     ├── DetectFailed             the edge model cannot be loaded or run
     ├── SourceError              a camera, file or folder that gives no frames
     │   ├── SourceUnavailable    ... now: refused, unreachable, busy, unplugged, stalled (retryable)
@@ -35,6 +36,16 @@ class EncodeFailed(EyelineError):
     """A picture could not be coded; its encoder is of no further use, another one may work."""
 
     retryable = True
+
+
+class RedactFailed(EyelineError):
+    """A picture could not be redacted: no pixel of it may leave. late: the models took too long."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 class DetectFailed(EyelineError):

@@ -21,14 +21,13 @@ import structlog
 from edge_agent.batch import as_dropped
 from edge_agent.epoch import read_json, write_atomically
 from edge_agent.errors import SpoolError
+from edge_agent.join import ClockAt, Message, join
 from edge_agent.keep import Keeper
 from edge_agent.link import Ack, Link, Refused, Session, TooLarge
 from edge_agent.pressure import Pressure
 from edge_agent.segments import CameraIndex, Segment
 from edge_agent.spool import Spool
 from eyeline.envelope import (
-    MAX_ENVELOPE_BYTES,
-    MAX_ITEMS,
     first_sequence,
     last_sequence,
     message_id,
@@ -80,19 +79,6 @@ class _Camera:
     lanes: dict[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """What is under way: spooled messages as one envelope."""
-
-    payload: bytes
-    message_id: str
-    parts: list[tuple[int, bytes]]
-    lane: pb.Lane.ValueType
-    epoch: Epoch
-    last: int
-    envelope: pb.FrameEnvelope
-
-
 class Forwarder:
     """Forwards every camera's spooled envelopes to the hub and removes what the hub acknowledged."""
 
@@ -107,11 +93,13 @@ class Forwarder:
         permission: Permission,
         state_dir: Path,
         pressure: Callable[[str], Pressure],
+        clock_at: ClockAt,
     ) -> None:
         self._spool, self._keeper, self._hub = spool, keeper, hub
         self._site, self._device = site, device
         self._permission = permission
         self._pressure = pressure
+        self._clock_at = clock_at
         self._order = spool.settings.order
         self._late_s = spool.settings.late_after_s
         self._cameras: dict[str, _Camera] = {}
@@ -154,10 +142,14 @@ class Forwarder:
 
     def _start(self, camera: str) -> None:
         state = self._cameras[camera] = _Camera(self._spool.index(camera))
+        pins = self._pins.get(camera, [])
         for segment in state.index.segments:
             # From an earlier run: the rest of a chain goes where its start went.
             if not segment.whole:
-                pinned = _pin(segment) in self._pins.get(camera, [])
+                state.index.assign(segment, pb.LANE_BACKLOG if _pin(segment) in pins else pb.LANE_LIVE)
+            elif segment.chain is None and segment is state.index.segments[0]:
+                # It may be the last of one, without pixels of its own.
+                pinned = any(pin.startswith(_pin_epoch(segment)) for pin in pins)
                 state.index.assign(segment, pb.LANE_BACKLOG if pinned else pb.LANE_LIVE)
         self._tasks[camera] = [
             asyncio.create_task(self._forward_live(camera, state)),
@@ -221,6 +213,10 @@ class Forwarder:
         if now - state.asked_chain_s >= _CHAIN_EVERY_S:
             state.asked_chain_s = now
             self._keeper.break_chain(state.index.camera)
+
+    def _ask_chain_while_live(self, state: _Camera, message: Message) -> None:
+        if message.lane == pb.LANE_LIVE:
+            self._ask_chain(state, time.monotonic())
 
     async def _next_live(self, state: _Camera) -> Segment | None:
         """The segment to send next in the live lane; late ones are moved to the backlog on the way."""
@@ -305,7 +301,8 @@ class Forwarder:
                 return 0
             if segment.lane == pb.LANE_BACKLOG:
                 self._pin(camera, segment)
-            message = self._join(state, segment, parts)
+            reached = state.reached.get((segment.lane, segment.epoch))
+            message = join(segment, parts, reached, self._clock_at)
             started = time.monotonic()
             ack = await self._until_stored(camera, state, message)
             if ack is None:
@@ -323,42 +320,7 @@ class Forwarder:
             return 0
         finally:
             segment.busy = False
-        return sum(item.HasField("access_unit") for item in message.envelope.items)
-
-    def _join(self, state: _Camera, segment: Segment, parts: list[tuple[int, bytes]]) -> _Message:
-        """As many of these messages as fit one envelope, in the segment's lane."""
-        envelope = pb.FrameEnvelope.FromString(parts[0][1])
-        original = (envelope.lane, envelope.previous_sequence)
-        epoch = Epoch.from_proto(envelope.epoch)
-        used = 1
-        size = len(parts[0][1])
-        for _, data in parts[1:]:
-            following = pb.FrameEnvelope.FromString(data)
-            size += len(data)
-            if size > MAX_ENVELOPE_BYTES or not _joins(envelope, following):
-                break
-            if not envelope.HasField("format") and following.HasField("format"):
-                envelope.format.CopyFrom(following.format)
-                envelope.rung = following.rung
-            envelope.items.extend(following.items)
-            envelope.clock.CopyFrom(following.clock)
-            used += 1
-        envelope.lane = segment.lane
-        reached = state.reached.get((segment.lane, epoch))
-        if reached is not None:
-            # At most the frame before: a gap in the lane is a loss only when we say so.
-            envelope.previous_sequence = min(reached, first_sequence(envelope) - 1)
-        elif segment.whole:
-            envelope.previous_sequence = 0
-        if used == 1 and (envelope.lane, envelope.previous_sequence) == original:
-            payload = parts[0][1]
-        else:
-            payload = envelope.SerializeToString()
-        name = message_id(envelope)
-        if segment.lane == pb.LANE_BACKLOG:
-            # A chain that was begun in the live lane before a crash must arrive here with its keyframe.
-            name += ".backlog"
-        return _Message(payload, name, parts[:used], segment.lane, epoch, last_sequence(envelope), envelope)
+        return message.pictures
 
     async def _send_report(
         self, camera: str, state: _Camera, sequence: int, report: pb.FrameEnvelope
@@ -370,7 +332,7 @@ class Forwarder:
         reached = state.reached.get((pb.LANE_BACKLOG, epoch), 0)
         envelope.previous_sequence = min(reached, first_sequence(envelope) - 1)
         last = last_sequence(envelope)
-        message = _Message(
+        message = Message(
             envelope.SerializeToString(),
             f"{message_id(envelope)}.lost",
             [],
@@ -384,7 +346,7 @@ class Forwarder:
         state.reached[pb.LANE_BACKLOG, epoch] = max(reached, last)
         self._spool.report_acknowledged(camera, sequence)
 
-    async def _until_stored(self, camera: str, state: _Camera, message: _Message) -> Ack | None:
+    async def _until_stored(self, camera: str, state: _Camera, message: Message) -> Ack | None:
         """Publish again and again until the hub has it; None when the claim was lost meanwhile."""
         delay = _FIRST_RETRY_S
         payload, name = message.payload, message.message_id
@@ -395,7 +357,7 @@ class Forwarder:
             # A link that says nothing may be dead long before that shows: then the live picture needs a chain
             # that can be sent apart from what waits.
             loop = asyncio.get_running_loop()
-            silent = loop.call_later(self._late_s, lambda: self._ask_chain(state, time.monotonic()))
+            silent = loop.call_later(self._late_s, self._ask_chain_while_live, state, message)
             try:
                 ack = await self._store(session, camera, payload, name)
             except TooLarge as problem:
@@ -468,21 +430,8 @@ class Forwarder:
 
 
 def _pin(segment: Segment) -> str:
-    return f"{segment.epoch.counter}.{segment.epoch.random_id.hex()}.{segment.chain}"
+    return f"{_pin_epoch(segment)}{segment.chain}"
 
 
-def _joins(envelope: pb.FrameEnvelope, following: pb.FrameEnvelope) -> bool:
-    """Whether the second continues the first without a gap and can share its fields."""
-    same_format = (
-        not envelope.HasField("format")
-        or not following.HasField("format")
-        or (envelope.format == following.format and envelope.rung == following.rung)
-    )
-    return (
-        same_format
-        and last_sequence(envelope) + 1 == first_sequence(following)
-        and envelope.epoch == following.epoch
-        and envelope.edge_model == following.edge_model
-        and envelope.planned_for_model == following.planned_for_model
-        and len(envelope.items) + len(following.items) <= MAX_ITEMS
-    )
+def _pin_epoch(segment: Segment) -> str:
+    return f"{segment.epoch.counter}.{segment.epoch.random_id.hex()}."

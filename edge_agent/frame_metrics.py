@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 STAGE_CPU: Final = Counter(
     "eyeline_edge_stage_cpu_seconds",
@@ -25,11 +25,16 @@ DROPPED: Final = Counter(
 CHAINS: Final = Counter(
     "eyeline_edge_chains", "Chains started (keyframes sent), by why they were.", ["camera", "reason"]
 )
+REDACTION_FAILED: Final = Gauge(
+    "eyeline_edge_redaction_failed_ratio",
+    "1 while no pixels of the camera leave because they cannot be redacted, else 0.",
+    ["camera"],
+)
 PUBLISHED_BYTES: Final = Counter(
     "eyeline_edge_published_bytes", "Bytes of envelopes that the spool took.", ["camera"]
 )
 
-STAGES: Final = ("gate", "plan", "detect", "encode", "batch", "publish")
+STAGES: Final = ("gate", "plan", "redact", "detect", "encode", "batch", "publish")
 
 
 class StageClock:
@@ -39,6 +44,11 @@ class StageClock:
         self.spent_ns = dict.fromkeys(STAGES, 0)
         self._counters = {stage: STAGE_CPU.labels(stage) for stage in STAGES}
 
+    def add(self, name: str, spent_ns: int) -> None:
+        """Count what another thread spent for a stage."""
+        self.spent_ns[name] += spent_ns
+        self._counters[name].inc(spent_ns / 1e9)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count what runs inside."""
@@ -46,6 +56,4 @@ class StageClock:
         try:
             yield
         finally:
-            spent_ns = time.thread_time_ns() - start_ns
-            self.spent_ns[name] += spent_ns
-            self._counters[name].inc(spent_ns / 1e9)
+            self.add(name, time.thread_time_ns() - start_ns)

@@ -24,10 +24,12 @@ from edge_agent.batch import CameraIdentity, EnvelopeBuilder, Moment, Unit
 from edge_agent.config import AgentSettings
 from edge_agent.encode import Encoder, fits, open_encoder
 from edge_agent.frame import Frame
-from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, StageClock
+from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, StageClock
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
 from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner, Rung
+from edge_agent.redact import RedactedPicture, Redactor
+from edge_agent.redact_models import redactor as redactor_of
 from eyeline.v1 import device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections
@@ -39,6 +41,9 @@ _READ_TIMEOUT_S: Final = 0.1
 _MOST_WAITING: Final = 500
 _FIRST_RETRY_S: Final = 1.0
 _LONGEST_RETRY_S: Final = 60.0
+# Redaction is tried again soon: until it works, the cloud is blind.
+_REDACT_FIRST_RETRY_S: Final = 0.2
+_REDACT_LONGEST_RETRY_S: Final = 5.0
 _RANGE_KINDS: Final = {Action.IDLE: pb.RANGE_KIND_IDLE, Action.SKIP: pb.RANGE_KIND_SKIPPED}
 
 
@@ -103,6 +108,7 @@ class CameraPipeline:
         sink: Sink,
         *,
         detector: EdgeDetector | None = None,
+        redactor: Redactor | None = None,
         link: Callable[[], LinkState] = LinkState,
         clock: Callable[[], pb.ClockEstimate | None] = lambda: None,
         now: Callable[[], Moment] = lambda: Moment(time.monotonic_ns(), time.time_ns()),
@@ -135,6 +141,14 @@ class CameraPipeline:
         self._gate_health = _Health("gate", self.camera)
         self._detector_health = _Health("detector", self.camera)
         self._encoder_health = _Health("encoder", self.camera)
+        # Without one given, the settings' own: no way around it.
+        self._redactor = redactor if redactor is not None else redactor_of(settings, self.camera)
+        self._redact_health = _Health(
+            "redaction", self.camera, first_s=_REDACT_FIRST_RETRY_S, longest_s=_REDACT_LONGEST_RETRY_S
+        )
+        self._redact_cpu_ns = 0
+        if self._redactor.active:
+            REDACTION_FAILED.labels(self.camera).set(0)
         self._stages = StageClock()
         self._outcomes = dict.fromkeys(("sent", "idle", "skipped", "dropped"), 0)
         self._outcome_counters = {name: FRAMES.labels(self.camera, name) for name in self._outcomes}
@@ -152,6 +166,11 @@ class CameraPipeline:
     def demand_keyframe(self) -> None:
         """Start a new chain with the next frame: a decoder lost its state."""
         self._requests.put(self._planner.demand_keyframe)
+
+    @property
+    def redaction_problem(self) -> str:
+        """Why no pixels leave, in one line; empty while they do, or while nothing is to be hidden."""
+        return self._redact_health.problem
 
     def counts(self) -> Counts:
         """What happened so far."""
@@ -230,7 +249,7 @@ class CameraPipeline:
         try:
             if frame.opened:
                 self._gate.reset()
-            decision = self._gate.look(frame.gate_luma(), frame.monotonic_ns)
+            decision = self._gate.look(self._redactor.gate_luma(frame), frame.monotonic_ns)
         except Exception as problem:  # noqa: BLE001  # a camera's odd picture must stop no other camera
             self._gate_health.failed(problem, frame.monotonic_ns)
             self._gate.reset()
@@ -243,9 +262,14 @@ class CameraPipeline:
             self._planner.broken()
             self._drop("encoder_failed", frame.sequence, moment)
             return
+        picture = self._redact(frame)
+        if picture is None:
+            self._planner.broken()
+            self._drop("redaction_failed", frame.sequence, moment)
+            return
         edge = self._detect(frame) if decision.look else None
         with self._stages.stage("encode"):
-            data, started = self._encode(frame, decision)
+            data, started = self._encode(frame, picture, decision)
         if not data:
             self._planner.broken()
             self._drop("encoder_failed", frame.sequence, moment)
@@ -263,7 +287,27 @@ class CameraPipeline:
             self._builder.add_unit(unit, self._encoder.picture_format, decision.rung.name)
         self._count("sent")
 
-    def _encode(self, frame: Frame, decision: Decision) -> tuple[bytes, ChainReason | None]:
+    def _redact(self, frame: Frame) -> RedactedPicture | None:
+        """The picture as it may leave; None when it may not."""
+        if not self._redact_health.due(frame.monotonic_ns):
+            return None
+        with self._stages.stage("redact"):
+            try:
+                picture = self._redactor.apply(frame)
+            except Exception as problem:  # noqa: BLE001  # whatever it is, no pixels leave
+                self._redact_health.failed(problem, frame.monotonic_ns)
+                REDACTION_FAILED.labels(self.camera).set(1)
+                picture = None
+        cpu_ns = self._redactor.model_cpu_ns
+        self._stages.add("redact", cpu_ns - self._redact_cpu_ns)
+        self._redact_cpu_ns = cpu_ns
+        if picture is not None and self._redact_health.worked():
+            REDACTION_FAILED.labels(self.camera).set(0)
+        return picture
+
+    def _encode(
+        self, frame: Frame, picture: RedactedPicture, decision: Decision
+    ) -> tuple[bytes, ChainReason | None]:
         """The access unit, and why it starts a chain if it does; empty when the encoder failed."""
         chain = decision.chain
         try:
@@ -274,7 +318,7 @@ class CameraPipeline:
                 encoder = self._open_encoder(decision.rung, frame.picture)
                 self._encoder, self._rung = encoder, decision.rung
                 chain = chain or ChainReason.LOST
-            data = encoder.encode(frame.picture, keyframe=chain is not None)
+            data = encoder.encode(picture, keyframe=chain is not None)
         except Exception as problem:  # noqa: BLE001  # codecs raise much; it must stop no other camera
             self._encoder_health.failed(problem, frame.monotonic_ns)
             self._close_encoder()
@@ -298,7 +342,7 @@ class CameraPipeline:
                 self._detector_health.failed(problem, frame.monotonic_ns)
                 return None
         self._detector_health.worked()
-        return found
+        return self._redactor.visible(found, frame.size)
 
     def _capture_dropped(self, item: Dropped) -> None:
         first = (item.first, Moment(item.first_capture.monotonic_ns, item.first_capture.wall_ns))
@@ -363,7 +407,17 @@ class CameraPipeline:
 class _Health:
     """Whether a stage works: says so once a change, and spaces attempts out while it does not."""
 
-    def __init__(self, stage: str, camera: str) -> None:
+    def __init__(
+        self,
+        stage: str,
+        camera: str,
+        *,
+        first_s: float = _FIRST_RETRY_S,
+        longest_s: float = _LONGEST_RETRY_S,
+    ) -> None:
+        self.problem = ""
+        self._first_s = first_s
+        self._longest_s = longest_s
         self._stage = stage
         self._camera = camera
         self._failures = 0
@@ -375,11 +429,15 @@ class _Health:
     def failed(self, problem: Exception, now_ns: int) -> None:
         if self._failures == 0:
             _log.error(f"{self._stage}_failed", camera=self._camera, reason=f"{problem}"[:300])
-        wait_s = min(_FIRST_RETRY_S * 2 ** min(self._failures, 10), _LONGEST_RETRY_S)
+        self.problem = f"{problem}"[:300]
+        wait_s = min(self._first_s * 2 ** min(self._failures, 10), self._longest_s)
         self._failures += 1
         self._retry_ns = now_ns + int(wait_s * 1e9)
 
-    def worked(self) -> None:
-        if self._failures:
-            _log.info(f"{self._stage}_recovered", camera=self._camera, failures=self._failures)
-            self._failures = 0
+    def worked(self) -> bool:
+        """Whether it had failed before."""
+        if not self._failures:
+            return False
+        _log.info(f"{self._stage}_recovered", camera=self._camera, failures=self._failures)
+        self._failures, self.problem = 0, ""
+        return True

@@ -12,12 +12,16 @@ from edge_agent.gate import GateDecision, GateReason
 from eyeline.v1 import device_pb2
 
 StillCodec = Literal["jpeg", "webp"]
+Effort = Literal["low", "high"]
 Codec = Literal["h264", "hevc", "jpeg", "webp"]
 
 # After a pause of 1 to 60 s, an intra-coded picture costs 14 to 20 times the inter-coded one that continues
 # the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no
 # keyframe. A chain idle for so long is ended all the same: the hub keeps the log of every open chain.
 NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
+
+# Frames a second times width squared up to which high effort is affordable: 3.4 frames a second at 416 px.
+_HIGH_EFFORT_RATE: Final = 3.4 * 416**2
 
 # Between these fills of the spool the frame rate falls, down to this share of the rung's.
 _EASE_FROM: Final = 0.5
@@ -30,7 +34,7 @@ class Rung:
     """One step of the ladder: what pixels look like when they are sent.
 
     width_px: longer side of the coded picture; crf: of inter-coded video; quality: of stills, 1 to 100;
-    max_fps: frames with pixels a second.
+    max_fps: frames with pixels a second; effort: how hard the video encoder searches.
     """
 
     codec: Codec
@@ -38,6 +42,7 @@ class Rung:
     crf: int
     quality: int
     max_fps: float
+    effort: Effort = "low"
 
     @classmethod
     def of(cls, settings: EncodeSettings, desired: device_pb2.DesiredCamera | None = None) -> Rung:
@@ -45,7 +50,14 @@ class Rung:
 
         Desired values outside the settings' own bounds are brought to the nearest bound.
         """
-        rung = cls(settings.codec, settings.width_px, settings.crf, settings.quality, settings.max_fps)
+        rung = cls(
+            settings.codec,
+            settings.width_px,
+            settings.crf,
+            settings.quality,
+            settings.max_fps,
+            _effort(settings),
+        )
         if desired is None:
             return rung
         if desired.HasField("max_fps"):
@@ -63,7 +75,7 @@ class Rung:
 
     @property
     def name(self) -> str:
-        """For display: `h264 416px crf28 5fps`."""
+        """For display: `h264 416px crf30 2fps`."""
         grade = f"q{self.quality}" if self.is_still else f"crf{self.crf}"
         return f"{self.codec} {self.width_px}px {grade} {self.max_fps:g}fps"
 
@@ -269,6 +281,17 @@ class Planner:
 
     def _start_chain(self, reason: ChainReason) -> None:
         self._pending = self._pending or reason
+
+
+def _effort(settings: EncodeSettings) -> Effort:
+    """What the settings say; by default what costs no more CPU than coding every frame the quick way.
+
+    Not of what the cloud asks for: another frame rate must not cost a keyframe.
+    """
+    if settings.effort != "auto":
+        return settings.effort
+    affordable = settings.max_fps * settings.width_px**2 <= _HIGH_EFFORT_RATE
+    return "high" if affordable else "low"
 
 
 def _share(fill: float) -> float:

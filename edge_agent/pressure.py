@@ -11,6 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from prometheus_client import Gauge
+
+SHARE: Final = Gauge(
+    "eyeline_edge_cloud_share_ratio", "Share of the frame rate that the cloud keeps up with.", ["camera"]
+)
+LAG: Final = Gauge(
+    "eyeline_edge_cloud_lag_seconds", "How long messages wait in the cloud, as it says; else 0.", ["camera"]
+)
+
 # A worker tells of waits from this on; shorter ones are the normal course of things.
 LAG_S: Final = 0.5
 
@@ -21,7 +30,7 @@ _LOWEST: Final = 0.03
 _RISE: Final = 0.05
 _QUIET_S: Final = 1.5
 # Frames with pixels a second, from the backlog.
-_BACKLOG_FIRST: Final = 50.0
+_BACKLOG_FIRST: Final = 10.0
 _BACKLOG_LEAST: Final = 2.0
 _BACKLOG_MOST: Final = 10_000.0
 _BACKLOG_GROWS: Final = 2.0

@@ -7,11 +7,12 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from edge_agent.address import without_credentials
+from eyeline import creds
 from eyeline.errors import ConfigError
 from eyeline.subjects import check_token
 
@@ -59,6 +60,29 @@ def split_hub(url: str) -> tuple[str, str | None, str | None]:
     return found.source, found.user, found.password
 
 
+@dataclass(frozen=True, slots=True)
+class Join:
+    """What the cloud gave to a device: whose it is, the hub's address, and the credentials file's text."""
+
+    tenant: str
+    site: str
+    device: str
+    hub: str
+    text: str = field(repr=False)
+
+
+def read_join(path: Path) -> Join:
+    """Read a credentials file that `cloud-inference` wrote for a device; raises `ConfigError`."""
+    found = creds.read(path)
+    try:
+        tenant, site, device, hub = (found.names[key] for key in ("tenant", "site", "device", "hub"))
+    except KeyError as missing:
+        raise ConfigError(
+            f"{path} does not say its {missing}: `cloud-inference enroll` makes such files"
+        ) from None
+    return Join(tenant, site, device, hub, found.text())
+
+
 def device_name() -> str:
     """This machine's name, as it can stand in a subject."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", socket.gethostname().partition(".")[0]).strip("-")[:64]
@@ -83,16 +107,20 @@ def write(
     hub: str,
     state_dir: Path,
     cameras: Sequence[NewCamera],
+    credentials: str | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write the configuration and a file for each password; returns what was written.
+    """Write the configuration and a file for each secret; returns what was written.
 
-    Raises `ConfigError` when the file is there already, unless `force`.
+    credentials: text of the hub's credentials file, instead of a user and password in `hub`. Raises
+    `ConfigError` when the file is there already, unless `force`.
     """
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already: give --force to replace it, or --config another name")
     if not cameras:
         raise ConfigError("no camera: give --camera NAME=ADDRESS at least once")
+    if credentials is not None and urlsplit(hub).username:
+        raise ConfigError("--hub has a user, --join has credentials: give one of them")
     hub_url, hub_user, hub_password = split_hub(hub)
     secrets = path.absolute().parent / "secrets"
     written: list[Path] = []
@@ -113,6 +141,7 @@ def write(
             site=site,
             device=device,
             hub=(hub_url, hub_user, keep("hub", hub_password)),
+            creds_file=keep("hub.creds", credentials.strip() if credentials else None),
             state_dir=state_dir,
             cameras=[(camera, keep(f"camera-{camera.name}", camera.password)) for camera in cameras],
         )
@@ -128,6 +157,7 @@ def _text(
     site: str,
     device: str,
     hub: tuple[str, str | None, Path | None],
+    creds_file: Path | None,
     state_dir: Path,
     cameras: Sequence[tuple[NewCamera, Path | None]],
 ) -> str:
@@ -149,6 +179,8 @@ def _text(
         lines.append(f"  user: {_scalar(hub[1])}")
     if hub[2] is not None:
         lines.append(f"  password_file: {_scalar(str(hub[2]))}")
+    if creds_file is not None:
+        lines.append(f"  creds_file: {_scalar(str(creds_file))}")
     lines += ["", "cameras:"]
     for camera, secret in cameras:
         if camera.note:

@@ -1,10 +1,10 @@
-"""Makes the bundled face model from the npm package `@vladmandic/human`: a TFJS graph, node by node, into ONNX.
+"""Makes the bundled face model from the npm package `@vladmandic/human`: a TFJS graph, node by node, to ONNX.
 
     npm pack @vladmandic/human@3.3.6 && tar xzf vladmandic-human-3.3.6.tgz
     python models/convert_blazeface.py package/models/blazeface.json
 
-The network is BlazeFace, the variant for the camera at the back: 256x256, 896 anchors. Its weights are float32
-in the package, yet each is a float16 value, so they are stored as float16 behind a Cast and nothing is lost.
+The network is BlazeFace, the variant for the camera at the back: 256x256, 896 anchors. Its weights are
+float32 in the package, yet each is a float16 value: stored as float16 behind a Cast, nothing is lost.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from nats.js.api import RawStreamMsg
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
+from cloud_inference.access import Grant
 from cloud_inference.api import tokens
-from cloud_inference.api.auth import Authenticator
+from cloud_inference.api.auth import Authenticator, require
 from cloud_inference.api.errors import Refusal, unary
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.api.tokens import Kind, Position
@@ -21,6 +22,8 @@ from eyeline.v1 import device_pb2, device_pb2_grpc
 
 _PAGE_DEFAULT, _PAGE_MOST = 100, 1000
 _MAX_CAMERAS = 256
+# Against others who write the same configuration.
+_ATTEMPTS = 5
 # Of fields that are set.
 _LIMITS = {"max_fps": (0.01, 240), "crf": (0, 51), "width_px": (64, 4096)}
 
@@ -35,8 +38,9 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
     async def ListDevices(  # noqa: N802
         self, request: device_pb2.ListDevicesRequest, context: Any
     ) -> device_pb2.ListDevicesResponse:
-        """Every device that reported within a month, by site and name."""
-        hub = self._tenants.hub(self._auth.caller(context).tenant)
+        """Every device that reported within a month, by site and name, of those that the caller may see."""
+        caller = self._auth.caller(context, "read")
+        hub = self._tenants.hub(caller.tenant)
         info = await hub.js.stream_info(subjects.STATUS, subjects_filter=subjects.status_subject("*", "*"))
         known = sorted(info.state.subjects or {})
         stream = tokens.identity(hub.name, subjects.STATUS)
@@ -45,10 +49,20 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
             start = tokens.decode(request.page_token, Kind.PAGE, stream).index
         end = start + min(request.page_size or _PAGE_DEFAULT, _PAGE_MOST)
         response = device_pb2.ListDevicesResponse()
-        for subject in known[start:end]:
+        seen = 0  # of the caller's: a page token tells nothing of the others
+        for subject in known:
+            site, name = subject.split(".")[3:]
+            if caller.everywhere and not start <= seen < end:
+                seen += 1  # without reading it
+                continue
             with contextlib.suppress(NotFoundError):
-                response.devices.append(await self._device(hub, *subject.split(".")[3:]))
-        if end < len(known):
+                device = await self._visible(hub, caller, site, name)
+                if start <= seen < end:
+                    response.devices.append(device)
+                seen += 1
+                if seen > end:
+                    break
+        if seen > end:
             response.next_page_token = tokens.encode(Kind.PAGE, stream, Position(0, end))
         return response
 
@@ -57,38 +71,61 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
         self, request: device_pb2.GetDeviceRequest, context: Any
     ) -> device_pb2.GetDeviceResponse:
         """One device."""
-        hub = self._tenants.hub(self._auth.caller(context).tenant)
+        caller = self._auth.caller(context, "read")
+        hub = self._tenants.hub(caller.tenant)
         site, name = _names(request.site, request.device)
         try:
-            return device_pb2.GetDeviceResponse(device=await self._device(hub, site, name))
+            return device_pb2.GetDeviceResponse(device=await self._visible(hub, caller, site, name))
         except NotFoundError:
-            raise Refusal(StatusCode.NOT_FOUND, f"no device {site}/{name} has reported") from None
+            raise _unknown(site, name) from None
 
     @unary
     async def SetDesiredConfig(  # noqa: N802
         self, request: device_pb2.SetDesiredConfigRequest, context: Any
     ) -> device_pb2.SetDesiredConfigResponse:
-        """Replace what is wanted of a device."""
-        hub = self._tenants.hub(self._auth.caller(context).tenant)
+        """Replace what is wanted of a device's cameras, as far as they are the caller's."""
+        caller = self._auth.caller(context, "write")
+        hub = self._tenants.hub(caller.tenant)
         site, name = _names(request.site, request.device)
         _check(request.desired)
-        wanted = device_pb2.DesiredConfig(cameras=request.desired.cameras)
+        for camera in request.desired.cameras:
+            require(caller, site, camera.camera)
+        if not caller.covers(site, "*"):
+            try:
+                await self._visible(hub, caller, site, name)
+            except NotFoundError:
+                raise _unknown(site, name) from None
         bucket, key = await _bucket(hub), subjects.desired_key(site, name)
-        try:
-            if request.expected_revision:
-                revision = await bucket.update(
-                    key, wanted.SerializeToString(), last=request.expected_revision
-                )
-            else:
-                revision = await bucket.put(key, wanted.SerializeToString())
-        except KeyWrongLastSequenceError:
-            raise Refusal(
-                StatusCode.ABORTED,
-                f"the desired configuration of {site}/{name} is no longer at revision "
-                f"{request.expected_revision}: read it again",
-            ) from None
-        wanted.revision = revision
-        return device_pb2.SetDesiredConfigResponse(desired=wanted)
+        for _ in range(_ATTEMPTS):
+            stored, revision = await _desired(bucket, key)
+            if request.expected_revision not in {0, revision}:
+                break
+            kept = [camera for camera in stored.cameras if not caller.covers(site, camera.camera)]
+            wanted = device_pb2.DesiredConfig(cameras=[*kept, *request.desired.cameras])
+            try:
+                new = await _put(bucket, key, wanted.SerializeToString(), revision)
+            except KeyWrongLastSequenceError:
+                continue  # somebody else was quicker
+            _scoped(wanted.cameras, site, caller)
+            wanted.revision = new
+            return device_pb2.SetDesiredConfigResponse(desired=wanted)
+        raise Refusal(
+            StatusCode.ABORTED,
+            f"the desired configuration of {site}/{name} was changed meanwhile: read it again",
+        )
+
+    async def _visible(self, hub: TenantHub, caller: Grant, site: str, name: str) -> device_pb2.Device:
+        """A device with the cameras that the caller may see; raises `NotFoundError` when that is none."""
+        if not any(allowed in {"*", site} for allowed, _ in caller.cameras):
+            raise NotFoundError
+        device = await self._device(hub, site, name)
+        if caller.covers(site, "*"):
+            return device
+        _scoped(device.status.cameras, site, caller)
+        _scoped(device.desired.cameras, site, caller)
+        if not device.status.cameras:
+            raise NotFoundError
+        return device
 
     async def _device(self, hub: TenantHub, site: str, name: str) -> device_pb2.Device:
         """Raises `NotFoundError` when it never reported."""
@@ -99,15 +136,40 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
         if stored.time is not None:
             status.stored_ns = int(stored.time.timestamp() * 1e9)
         device = device_pb2.Device(status=status)
-        with contextlib.suppress(KeyNotFoundError):
-            entry = await (await _bucket(hub)).get(subjects.desired_key(site, name))
-            device.desired.ParseFromString(entry.value or b"")
-            device.desired.revision = entry.revision or 0
+        desired, revision = await _desired(await _bucket(hub), subjects.desired_key(site, name))
+        if revision:
+            device.desired.CopyFrom(desired)
+            device.desired.revision = revision
         return device
 
 
 async def _bucket(hub: TenantHub) -> KeyValue:
     return await hub.js.key_value(subjects.DESIRED)
+
+
+async def _desired(bucket: KeyValue, key: str) -> tuple[device_pb2.DesiredConfig, int]:
+    """What is wanted, and its revision; nothing and 0 when nothing is."""
+    try:
+        entry = await bucket.get(key)
+    except KeyNotFoundError:
+        return device_pb2.DesiredConfig(), 0
+    return device_pb2.DesiredConfig.FromString(entry.value or b""), entry.revision or 0
+
+
+async def _put(bucket: KeyValue, key: str, value: bytes, revision: int) -> int:
+    """Store it over that revision, 0 for none; raises `KeyWrongLastSequenceError`."""
+    return await (bucket.update(key, value, last=revision) if revision else bucket.create(key, value))
+
+
+def _scoped(cameras: Any, site: str, caller: Grant) -> None:
+    """Take out of a repeated field what is not for the caller."""
+    kept = [camera for camera in cameras if caller.covers(site, camera.camera)]
+    del cameras[:]
+    cameras.extend(kept)
+
+
+def _unknown(site: str, name: str) -> Refusal:
+    return Refusal(StatusCode.NOT_FOUND, f"no device {site}/{name} has reported")
 
 
 def _names(site: str, device: str) -> tuple[str, str]:

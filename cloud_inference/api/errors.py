@@ -1,6 +1,7 @@
 """Refusals: a gRPC status with one line for a person, and details for a program.
 
-UNAUTHENTICATED     no token, or one that is not known
+UNAUTHENTICATED     no token or certificate, or one that is not known, not for us, or expired
+PERMISSION_DENIED   the caller's scope does not cover this camera or method, whether it exists or not
 INVALID_ARGUMENT    a request, token or image that can never be answered
 NOT_FOUND           no such device, or a model that is not served
 OUT_OF_RANGE        a resume token whose results are no longer kept; detail `ResumeGap`

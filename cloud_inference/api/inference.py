@@ -39,7 +39,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.DetectRequest, context: Any
     ) -> inference_pb2.DetectResponse:
         """Objects in the image, in its own pixels."""
-        self._auth.caller(context)
+        self._auth.caller(context, "detect")
         if request.model not in {"", self._card.name}:
             raise Refusal(
                 StatusCode.NOT_FOUND, f"model {request.model[:80]!r} is not served here; {self._card.name} is"

@@ -16,8 +16,9 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from nats.js.errors import APIError, NotFoundError
 
+from cloud_inference.access import Grant
 from cloud_inference.api import metrics, tokens
-from cloud_inference.api.auth import Authenticator, Caller
+from cloud_inference.api.auth import Authenticator, patterns, require
 from cloud_inference.api.errors import Refusal, streaming, unary
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.api.tokens import Kind, Position
@@ -64,8 +65,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         self, request: result_pb2.SubscribeRequest, context: Any
     ) -> None:
         """Results as they are stored, until cancelled; the first response is empty."""
-        caller = self._auth.caller(context)
-        wanted = _subjects(request.cameras)
+        caller = self._auth.caller(context, "read")
+        wanted = _subjects(request.cameras, caller)
         if len(self._subscriptions) >= self._max_streams:
             raise Refusal(
                 StatusCode.RESOURCE_EXHAUSTED,
@@ -87,7 +88,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             metrics.STREAMS.set(len(self._subscriptions))
 
     async def _follow(
-        self, request: result_pb2.SubscribeRequest, caller: Caller, wanted: list[str], context: Any
+        self, request: result_pb2.SubscribeRequest, caller: Grant, wanted: list[str], context: Any
     ) -> None:
         hub = self._tenants.hub(caller.tenant)
         stream = await hub.stream_identity()
@@ -111,6 +112,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             token = tokens.encode(Kind.RESUME, stream, start.after) if start.after is not None else ""
             await context.write(result_pb2.SubscribeResponse(resume_token=token))
             while True:
+                if caller.expired:
+                    raise Refusal(StatusCode.UNAUTHENTICATED, "this token has expired")
                 response = result_pb2.SubscribeResponse()
                 # A task of its own: giving up the wait must not give up what is on its way.
                 taking = taking or asyncio.create_task(feed.take())
@@ -165,12 +168,16 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         self, request: result_pb2.GetLatestRequest, context: Any
     ) -> result_pb2.GetLatestResponse:
         """The newest result of each camera; cameras without any are left out."""
-        caller = self._auth.caller(context)
+        caller = self._auth.caller(context, "read")
         hub = self._tenants.hub(caller.tenant)
-        wanted = _subjects(request.cameras)
+        wanted = _subjects(request.cameras, caller)
         if not request.cameras:
-            info = await hub.js.stream_info(subjects.RESULTS, subjects_filter=wanted[0])
-            wanted = sorted(info.state.subjects or {})
+            known: set[str] = set()
+            for pattern in wanted:
+                info = await hub.js.stream_info(subjects.RESULTS, subjects_filter=pattern)
+                known.update(info.state.subjects or {})
+            # Others are not even read.
+            wanted = sorted(subject for subject in known if caller.covers(*subject.split(".")[3:]))
         stream = await hub.stream_identity()
         response = result_pb2.GetLatestResponse()
         for subject in wanted:
@@ -190,11 +197,11 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         self, request: result_pb2.ListResultsRequest, context: Any
     ) -> result_pb2.ListResultsResponse:
         """One camera's results of a time range, in the order they were stored."""
-        caller = self._auth.caller(context)
+        caller = self._auth.caller(context, "read")
         hub = self._tenants.hub(caller.tenant)
         if not request.HasField("camera"):
             raise Refusal(StatusCode.INVALID_ARGUMENT, "name the camera whose results to list")
-        (subject,) = _subjects([request.camera])
+        (subject,) = _subjects([request.camera], caller)
         if request.to_time_ns and request.to_time_ns <= request.from_time_ns:
             raise Refusal(StatusCode.INVALID_ARGUMENT, "to_time_ns must be later than from_time_ns")
         size = min(request.page_size or _PAGE_DEFAULT, _PAGE_MOST)
@@ -233,7 +240,7 @@ class _Page:
     """One page of ListResults, while it is being read."""
 
     def __init__(
-        self, request: result_pb2.ListResultsRequest, stream: bytes, caller: Caller, size: int
+        self, request: result_pb2.ListResultsRequest, stream: bytes, caller: Grant, size: int
     ) -> None:
         self._request, self._stream, self._caller, self._size = request, stream, caller, size
         self._found: list[result_pb2.Result] = []
@@ -336,7 +343,7 @@ async def _check_reachable(hub: TenantHub, position: Position) -> None:
 
 
 def _open(
-    message: StreamMessage, stream: bytes, caller: Caller, after: Position | None, *, final_only: bool
+    message: StreamMessage, stream: bytes, caller: Grant, after: Position | None, *, final_only: bool
 ) -> list[result_pb2.Result]:
     """The results of a stored message that the caller may see and does not have, with their tokens."""
     start = after.index + 1 if after is not None and message.sequence == after.sequence else 0
@@ -359,7 +366,7 @@ def _open(
     for index, result in enumerate(batch.results):
         if index < start or (final_only and not result.final):
             continue
-        if not caller.may_see(result.key.site, result.key.camera):
+        if not caller.covers(result.key.site, result.key.camera):
             continue
         position = Position(message.sequence, index, message.stored_ns)
         result.resume_token = tokens.encode(Kind.RESUME, stream, position)
@@ -367,8 +374,11 @@ def _open(
     return found
 
 
-def _subjects(cameras: Iterable[result_pb2.CameraRef]) -> list[str]:
-    """Subjects of the cameras asked for; all for none. Raises `Refusal` for impossible names."""
+def _subjects(cameras: Iterable[result_pb2.CameraRef], caller: Grant) -> list[str]:
+    """Subjects of the cameras asked for, or of all that the caller may see.
+
+    Raises `Refusal` for impossible names, and for cameras outside the caller's scope.
+    """
     named = list(cameras)
     if len(named) > _MAX_CAMERAS:
         raise Refusal(
@@ -384,7 +394,9 @@ def _subjects(cameras: Iterable[result_pb2.CameraRef]) -> list[str]:
         }
     except InvalidName as problem:
         raise Refusal(StatusCode.INVALID_ARGUMENT, str(problem)) from None
-    return sorted(found) or [subjects.result_subject("*", "*")]
+    for camera in named:
+        require(caller, camera.site, camera.camera)
+    return sorted(found) or [subjects.result_subject(*pattern) for pattern in patterns(caller)]
 
 
 def _key(result: result_pb2.Result) -> tuple[int, bytes, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from cloud_inference.api.devices import DevicesService
 from cloud_inference.api.inference import InferenceService
 from cloud_inference.api.results import ResultsService
 from cloud_inference.api.tenants import TenantHub, Tenants
-from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, is_loopback
 from cloud_inference.infer import Model
 from cloud_inference.triton import TritonModel
 from eyeline import bus
@@ -96,7 +97,13 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     Raises `ConfigError` when the port is taken, and `BusError` when the hub refuses our credentials.
     """
     tenants = Tenants()
-    auth = Authenticator(settings.api.tokens, [tenant.name for tenant in settings.hub.tenants])
+    auth = Authenticator(settings.api, [tenant.name for tenant in settings.hub.tenants])
+    credentials = _credentials(settings.api)
+    if auth.open and not is_loopback(settings.api.host):
+        raise ConfigError(
+            f"api.host {settings.api.host} would serve everybody: set api.token_keys or api.client_ca, "
+            "or listen on 127.0.0.1"
+        )
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.api.max_image_bytes + _MESSAGE_SLACK_BYTES),
@@ -122,14 +129,18 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     try:
         # gRPC would write a line of its own about a port that is taken.
         _try_port(settings.api.host.strip("[]"), settings.api.port)
-        port = server.add_insecure_port(f"{settings.api.host}:{settings.api.port}")
+        address = f"{settings.api.host}:{settings.api.port}"
+        if credentials is not None:
+            port = server.add_secure_port(address, credentials)
+        else:
+            port = server.add_insecure_port(address)
     except (OSError, RuntimeError):
         raise ConfigError(
             f"api.port {settings.api.port} on {settings.api.host} cannot be used: choose another, or 0"
         ) from None
     await server.start()
     address = f"{settings.api.host}:{port}"
-    _log.info("api_listening", address=address)
+    _log.info("api_listening", address=address, tls=credentials is not None, open=auth.open)
     for service in ("", *SERVICES):
         await health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
@@ -152,6 +163,29 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
             await hub.connection.close()
 
 
+def _credentials(settings: ApiSettings) -> grpc.ServerCredentials | None:
+    """TLS as configured; raises `ConfigError` for files that cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    paths = (settings.tls_key, settings.tls_cert, settings.client_ca)
+    try:
+        key, certificate, client_ca = (path.read_bytes() if path is not None else b"" for path in paths)
+    except OSError as problem:
+        raise ConfigError(f"api: {problem.filename} cannot be read: {problem.strerror}") from None
+    try:
+        # Only looks at them: gRPC would write lines of its own about what is wrong.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        if settings.client_ca is not None:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(settings.client_ca)
+    except ssl.SSLError as problem:
+        raise ConfigError(
+            f"api.tls_cert, api.tls_key or api.client_ca cannot be used: {problem.reason or problem}"
+        ) from None
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=client_ca or None, require_client_auth=bool(client_ca)
+    )
+
+
 def _try_port(host: str, port: int) -> None:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
@@ -162,7 +196,12 @@ def _try_port(host: str, port: int) -> None:
 async def _connect(settings: CloudSettings, tenant: TenantSettings, tenants: Tenants) -> None:
     """Connect a tenant and see to its streams, waiting for as long as it takes."""
     connection = await bus.connect(
-        settings.hub.url, name="api", user=tenant.user, password=tenant.secret_password()
+        settings.hub.url,
+        name="api",
+        user=tenant.user,
+        password=tenant.secret_password(),
+        creds_file=tenant.creds_file,
+        ca_file=settings.hub.ca_file,
     )
     hub = TenantHub(tenant.name, connection, connection.jetstream(timeout=3))
     tenants.hubs[tenant.name] = hub

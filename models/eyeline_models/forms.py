@@ -16,6 +16,6 @@ class Form(StrEnum):
     DETR = "detr"
     # heat map [B, C, H/4, W/4]; distances to left, top, right and bottom in pixels [B, 4, H/4, W/4].
     CENTERNET = "centernet"
-    # Anchors of two grids: logits [B, 512, 1] and boxes [B, 512, 16] of 16x16 cells, then [B, 384, ...] of 8x8;
-    # box centre relative to its cell's, and size, in pixels, and six points that nobody needs here.
+    # Anchors of two grids: logits [B, 512, 1] and boxes [B, 512, 16] of 16x16 cells, then [B, 384, ...] of
+    # 8x8; box centre relative to its cell's, and size, in pixels, and six points that nobody needs here.
     BLAZEFACE = "blazeface"

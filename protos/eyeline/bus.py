@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -15,7 +20,7 @@ from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import APIError, BadRequestError, BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
-from eyeline.errors import BusError
+from eyeline.errors import BusError, ConfigError
 
 _log = structlog.get_logger()
 
@@ -30,19 +35,29 @@ async def connect(
     name: str,
     user: str | None = None,
     password: str | None = None,
+    creds_file: Path | None = None,
+    ca_file: Path | None = None,
     inbox_prefix: str = "_INBOX",
     wait: bool = True,
     on_change: Callable[[bool], Awaitable[None] | None] | None = None,
 ) -> Client:
     """Connect to NATS and stay connected.
 
-    servers: one URL or several; name: shown by the server; inbox_prefix: private to this user.
+    servers: one URL or several, `nats://`, `tls://`, `ws://` or `wss://`; name: shown by the server;
+    inbox_prefix: private to this user. creds_file: read again for each connection, so that new credentials
+    need no restart. ca_file: talk TLS, and trust this authority (PEM) rather than the usual ones; an
+    authority in the credentials file serves as well. Who asks for TLS never talks without it.
     wait: with False, one failed attempt raises `BusError`; otherwise wait until a server comes, logging once
     a state change. on_change: called with False on a lost connection and with True when it is back.
-    Wrong credentials raise `BusError` with `retryable=False` in either case.
+    Wrong credentials raise `BusError` with `retryable=False` in either case; files that cannot be used raise
+    `ConfigError`.
     """
     urls = [servers] if isinstance(servers, str) else list(servers)
     where = ", ".join(_without_credentials(url) for url in urls)
+    secured = {
+        **_login(user, password, creds_file),
+        **_security(urls, creds_file, ca_file),
+    }
 
     async def changed(connected: bool) -> None:
         if on_change is not None:
@@ -76,8 +91,7 @@ async def connect(
             client = await nats.connect(
                 servers=urls,
                 name=name,
-                user=user,
-                password=password,
+                **secured,
                 inbox_prefix=inbox_prefix.encode(),
                 connect_timeout=3,
                 reconnect_time_wait=0.25,
@@ -98,10 +112,14 @@ async def connect(
             if not said:
                 _log.warning("nats_waiting", client=name, server=where, reason=reason)
                 said = True
+        except ImportError:
+            raise ConfigError(f"NATS at {where}: WebSocket needs pip install 'eyeline[websocket]'") from None
         except nats.errors.Error as problem:
             reason = str(problem)
-            if "authorization" in reason.lower():
+            if "authorization" in reason.lower() or "authentication" in reason.lower():
                 reason = "it does not know this user and password; check them"
+                if creds_file is not None:
+                    reason = f"credentials {creds_file} are not, or no longer, valid there: enroll again"
             raise BusError(f"NATS at {where} refused {name}: {reason}", retryable=False) from None
         else:
             client.options["max_reconnect_attempts"] = -1
@@ -138,6 +156,51 @@ async def ensure_bucket(js: JetStreamContext, config: KeyValueConfig) -> KeyValu
             return await js.create_key_value(config)
     except (TimeoutError, APIError, nats.errors.Error) as problem:
         raise BusError(f"bucket {config.bucket}: {problem}") from None
+
+
+def _login(user: str | None, password: str | None, creds_file: Path | None) -> dict[str, Any]:
+    """How to show the server who we are; raises `ConfigError`."""
+    if creds_file is None:
+        return {"user": user, "password": password}
+    from eyeline import creds  # noqa: PLC0415  # cryptography takes memory, which not every device has
+
+    found = creds.read(creds_file)
+
+    def sign(nonce: str) -> bytes:
+        nonlocal found
+        found = creds.read(creds_file)
+        return base64.b64encode(found.key.sign(nonce.encode()))
+
+    # The client asks for the signature first.
+    return {"signature_cb": sign, "user_jwt_cb": lambda: found.jwt.encode()}  # noqa: PLW0108  # late
+
+
+def _security(urls: Sequence[str], creds_file: Path | None, ca_file: Path | None) -> dict[str, Any]:
+    """TLS, when an address or an authority asks for it; raises `ConfigError`."""
+    schemes = {urlsplit(url).scheme for url in urls}
+    if ca_file is None and not schemes & {"tls", "wss"}:
+        return {}
+    if "ws" in schemes:
+        raise ConfigError("hub.ca_file needs wss:// or tls:// addresses, not ws://")
+    authority = None
+    if ca_file is not None:
+        try:
+            authority = ca_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise ConfigError(f"hub.ca_file {ca_file} cannot be read: {problem}") from None
+        if "BEGIN CERTIFICATE" not in authority:
+            raise ConfigError(f"hub.ca_file {ca_file} holds no certificate in PEM")
+    elif creds_file is not None:
+        from eyeline import creds  # noqa: PLC0415  # as above
+
+        authority = creds.read(creds_file).ca or None
+    try:
+        context = ssl.create_default_context(cadata=authority)
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"{ca_file or creds_file} holds no certificate that can be read") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Encrypted from the first byte, as WebSocket is anyway: nobody in between can ask for less.
+    return {"tls": context, "tls_handshake_first": not schemes & {"wss"}}
 
 
 def _without_credentials(url: str) -> str:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from eyeline.errors import ConfigError
 
 _SEED = 18 << 3
+_DAMAGED = "the NATS seed is damaged: it starts with S and has 58 letters and digits"
 
 
 class Kind(IntEnum):
@@ -55,13 +56,11 @@ class NKey:
         """The pair of a seed; raises `ConfigError`."""
         try:
             data = base64.b32decode(seed.strip() + "=" * (-len(seed.strip()) % 8))
-            if len(data) != 36 or _crc(data[:-2]) != data[-2:] or data[0] & 0xF8 != _SEED:
-                raise ValueError
             kind = Kind((data[0] & 7) << 5 | data[1] >> 3)
-        except (ValueError, binascii.Error):
-            raise ConfigError(
-                "a NATS seed is damaged: it starts with S and has 58 letters and digits"
-            ) from None
+        except (ValueError, IndexError):
+            raise ConfigError(_DAMAGED) from None
+        if len(data) != 36 or _crc(data[:-2]) != data[-2:] or data[0] & 0xF8 != _SEED:
+            raise ConfigError(_DAMAGED)
         return cls(kind, data[2:34])
 
     @property

@@ -37,6 +37,8 @@ def result_line(result: Result) -> Text:
     line.append(f"  {result.provenance.name.lower()}", _STYLES[result.provenance])
     if not result.final:
         line.append(" (provisional)", "dim")
+    if result.late:
+        line.append(" (late)", "dim")
     if result.provenance is Provenance.DEGRADED:
         line.append(f"  no answer: {one_line(result.reason) or 'no reason given'}", "yellow")
         if len(result.detections):
@@ -72,6 +74,7 @@ def result_object(result: Result) -> dict[str, Any]:
         "detections": detection_objects(result.detections),
         "captured_ns": result.captured_ns,
         "answered_ns": result.answered_ns,
+        "late": result.late,
         "source_size": list(result.source_size),
         "resume_token": result.resume_token,
     }

@@ -35,6 +35,17 @@ def check_token(name: str, what: str = "name") -> str:
     return name
 
 
+def check_pattern(pattern: str) -> tuple[str, str]:
+    """Site and camera of `SITE/CAMERA`, of which either may be '*'; raises `InvalidName`."""
+    site, slash, camera = pattern.partition("/")
+    if not slash:
+        raise InvalidName(f"cameras {pattern[:80]!r} must be SITE/CAMERA; either may be '*'")
+    for part, what in ((site, "site"), (camera, "camera")):
+        if part != "*":
+            check_token(part, what)
+    return site, camera
+
+
 def frame_subject(site: str, device: str, camera: str) -> str:
     """Subject of a camera's envelopes; each part may be '*'."""
     return f"eyeline.v1.frame.{site}.{device}.{camera}"

@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
+from eyeline import creds
 from eyeline.subjects import DESIRED, control_subject, status_subject
 from eyeline.v1 import device_pb2
 from eyeline.v1 import frame_pb2 as pb
@@ -34,7 +35,7 @@ class Process:
     """`python -m edge_agent run`."""
 
     def __init__(self, hub: LocalHub, folder: Path, **settings: Any) -> None:
-        user = hub.tenant("acme").device(SITE, "box1").user
+        device = hub.tenant("acme").device(SITE, "box1")
         folder.mkdir(exist_ok=True)
         self.config = folder / "agent.yaml"
         base = {
@@ -42,14 +43,13 @@ class Process:
             "site": SITE,
             "device": "box1",
             "state_dir": str(folder / "state"),
-            "hub": {"url": hub.url, "user": user.name},
+            "hub": {"url": hub.url, "creds_file": str(device.creds)},
             "http": {"port": 0},
             "detect": {"enabled": False},
             "gate": {"enabled": False},
             "cameras": [{"name": "gate", "source": "pattern:64x48@10"}],
         }
         self.config.write_text(yaml.safe_dump({**base, **settings}))
-        self._env = {**os.environ, "EYELINE_EDGE__HUB__PASSWORD": json.dumps(user.password)}
         self._log = folder / "agent.log"
         self.process: asyncio.subprocess.Process | None = None
 
@@ -57,7 +57,7 @@ class Process:
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "edge_agent", "run", "--config", str(self.config), *more,
-                env=self._env, stderr=log,
+                stderr=log,
             )  # fmt: skip
 
     @property
@@ -119,6 +119,13 @@ async def test_run_control_desired_status_and_clean_stop(
         chains = {item.access_unit.chain_id for it in before for item in it.items}
         request = device_pb2.ControlRequest(camera="gate", keyframe=True)
         await cloud.publish(control_subject(SITE, "box1"), request.SerializeToString())
+        behind = device_pb2.ControlRequest(camera="gate", lag_ns=3_000_000_000)
+        await cloud.publish(control_subject(SITE, "box1"), behind.SerializeToString())
+
+        async def eases_off() -> bool:
+            return "the cloud is behind" in (await status_of(cloud)).cameras[0].message
+
+        await eventually(eases_off, within_s=5)
 
         async def new_chain() -> bool:
             found = await stored_envelopes(cloud)
@@ -151,7 +158,7 @@ async def test_run_control_desired_status_and_clean_stop(
     assert sequences == list(range(1, sequences[-1] + 1))
     assert (await status_of(cloud)).cameras[0].last_sequence == sequences[-1], "everything captured got out"
     assert not [p for p in psutil.process_iter() if str(tmp_path / "edge") in " ".join(_cmdline(p))]
-    assert hub.tenant("acme").device(SITE, "box1").user.password not in agent.log
+    assert creds.read(hub.tenant("acme").device(SITE, "box1").creds).key.seed not in agent.log
 
 
 def _cmdline(process: psutil.Process) -> list[str]:

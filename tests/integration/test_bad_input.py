@@ -24,8 +24,8 @@ import pytest
 import yaml
 from nats.aio.client import Client as NatsClient
 
-from cloud_inference import hub as hubs
 from cloud_inference import triton_server
+from cloud_inference.hub import HubOptions, LocalHub, config_text
 from eyeline import BlockingClient, bus, subjects
 from eyeline.errors import EyelineError, ServerFailed
 from eyeline.nats_server import find_nats_server
@@ -43,6 +43,7 @@ from tests.support.programs import (
     local_system,
     metric,
     module,
+    seed,
     some_free_ports,
 )
 from tests.support.simulated import Device, publish
@@ -276,7 +277,7 @@ def test_bad_cameras_beside_a_good_one(system: Running, client: BlockingClient, 
             cameras=[{"name": name, **camera} for name, camera in sources.items()],
             detect={"model": str(bad_model(tmp_path / "model", "other inputs"))},
         )
-        with agent(config, box["password"]) as edge:
+        with agent(config) as edge:
             expected = {
                 "missing": "none.mp4: no such file",
                 "text": "notes.mp4: this is not a video file",
@@ -315,7 +316,7 @@ def test_bad_cameras_beside_a_good_one(system: Running, client: BlockingClient, 
             last = camera_of(client, "box1", "street").last_sequence
             all_answered(client, "street", last)
             assert "Traceback" not in edge.said
-    for secret in (SECRET, box["password"]):
+    for secret in (SECRET, seed(box)):
         texts = [edge.said, *pages, system.program.said]
         assert not [text for text in texts if secret in text]
         assert secret.encode() not in said_by_device
@@ -337,8 +338,9 @@ def test_a_wrong_hub_password_is_said_once_and_frames_are_kept(system: Running, 
         box,
         cameras=cameras,
         detect={"model": "centernet-mobilenetv2"},
+        hub={"url": system.endpoints["hub"], "user": "box2"},
     )
-    with agent(config, SECRET) as edge:
+    with agent(config, password=SECRET) as edge:
         refused = edge.until("link_refused")
         assert refused["reason"].endswith("it does not know this user and password; check them")
         assert "did you mean 'centernet-mobilenetv3'?" in edge.until("edge_model_failed")["reason"]
@@ -346,7 +348,7 @@ def test_a_wrong_hub_password_is_said_once_and_frames_are_kept(system: Running, 
         wait_for(lambda: spooled(edge) > 10, 20, "kept")
         pages = edge.get("metrics")[1] + edge.get("readyz")[1]
         second = agent_file(tmp_path / "second", system.endpoints["hub"], box, cameras=cameras)
-        with agent(second, SECRET, "--state-dir", str(tmp_path / "edge" / "state")) as other:
+        with agent(second, "--state-dir", str(tmp_path / "edge" / "state")) as other:
             assert other.wait() == 2
             assert other.said.startswith("edge-agent: another agent runs with state_dir ")
             assert other.said.count("\n") == 1
@@ -355,8 +357,9 @@ def test_a_wrong_hub_password_is_said_once_and_frames_are_kept(system: Running, 
         assert edge.events("agent_stopped")[0]["kept_messages"] > 10
         assert "Traceback" not in edge.said
         assert SECRET not in edge.said + pages + system.program.said
-    # With the right one everything that was kept arrives.
-    with agent(config, box["password"]) as edge, BlockingClient(system.endpoints["api"]) as client:
+    # With its credentials everything that was kept arrives.
+    right = agent_file(tmp_path / "edge", system.endpoints["hub"], box, cameras=cameras)
+    with agent(right) as edge, BlockingClient(system.endpoints["api"]) as client:
         wait_for(lambda: len([*client.history(SITE, "kept")]) > 10, 20, "answers")
         assert edge.end() == 0
 
@@ -365,7 +368,7 @@ def twins(system: Running, folder: Path, device: str, camera: str) -> Program:
     box = system.device(device)
     cameras = [{"name": camera, "source": "pattern:64x48@5"}]
     config = agent_file(folder, system.endpoints["hub"], box, cameras=cameras)
-    return agent(config, box["password"])
+    return agent(config)
 
 
 def spooled(edge: Program) -> float:
@@ -424,8 +427,7 @@ async def _as_user(system: Running, user: dict[str, str], **options: Any) -> Nat
     return await bus.connect(
         system.endpoints["hub"],
         name="test",
-        user=user["user"],
-        password=user["password"],
+        creds_file=Path(user["creds"]),
         wait=False,
         **options,
     )
@@ -475,14 +477,15 @@ async def test_unusable_messages_are_set_aside_and_counted(system: Running, clie
 
 @pytest.mark.timeout(100)
 def test_everything_waits_for_hub_and_triton_and_survives_the_hub(tmp_path: Path) -> None:
-    made = hubs.generate({"default": [(SITE, "box1")]}, tmp_path)
-    (tenant,) = made.tenants
     hub_port, triton_port, api_port = some_free_ports(3)
+    made = LocalHub({"default": [(SITE, "box1")]}, tmp_path, HubOptions(port=hub_port))
+    made.prepare()
+    tenant = made.tenant("default")
     hub_file = tmp_path / "hub.conf"
-    hub_file.write_text(hubs.config_text(made))
+    hub_file.write_text(config_text(made.config))
     hub_url, triton_url = f"nats://127.0.0.1:{hub_port}", f"127.0.0.1:{triton_port}"
     cloud_file = tmp_path / "cloud.yaml"
-    user = {"name": "default", "user": tenant.cloud.name, "password": tenant.cloud.password}
+    user = {"name": "default", "creds_file": str(tenant.cloud)}
     cloud_file.write_text(
         yaml.safe_dump(
             {
@@ -493,12 +496,11 @@ def test_everything_waits_for_hub_and_triton_and_survives_the_hub(tmp_path: Path
             }
         )
     )
-    box = tenant.devices[0].user
+    box = {"site": SITE, "device": "box1", "creds": str(tenant.devices[0].creds)}
     edge_file = agent_file(
         tmp_path / "edge",
         hub_url,
-        {"site": SITE, "device": "box1", "user": box.name},
-        hub={"url": f"nats://{box.name}:{box.password}@127.0.0.1:{hub_port}"},
+        box,
         cameras=[{"name": "gate", "source": "pattern:64x48@10"}],
     )
 
@@ -515,7 +517,7 @@ def test_everything_waits_for_hub_and_triton_and_survives_the_hub(tmp_path: Path
             )
             for name in ("worker", "api")
         )
-        edge = held.enter_context(agent(edge_file, box.password))
+        edge = held.enter_context(agent(edge_file))
         client = held.enter_context(BlockingClient(f"127.0.0.1:{api_port}"))
         assert triton_url in worker.until("triton_waiting")["reason"]
         assert api.until("nats_waiting")["server"] == hub_url
@@ -556,8 +558,8 @@ def test_everything_waits_for_hub_and_triton_and_survives_the_hub(tmp_path: Path
         assert [worker.end(), api.end(), triton.end()] == [0, 0, 0]
         for program in (worker, api, edge):
             assert "Traceback" not in program.said
-            assert box.password not in program.said
-            assert tenant.cloud.password not in program.said
+            assert seed(box) not in program.said
+            assert seed({"creds": str(tenant.cloud)}) not in program.said
 
 
 @pytest.mark.timeout(90)
@@ -653,7 +655,7 @@ def test_a_full_disk(system: Running, client: BlockingClient, small_disk: SmallD
         cameras=cameras,
         state_dir=str(small_disk.folder / "state"),
     )
-    with agent(config, box["password"], argv=small_disk.argv) as edge:
+    with agent(config, argv=small_disk.argv) as edge:
         wait_for(lambda: len(finals(client, "disk")) > 5, 20, "answers")
         small_disk.fill()
         problem = edge.until("spool_problem")["reason"]

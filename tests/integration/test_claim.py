@@ -38,14 +38,12 @@ async def cloud(hub: LocalHub) -> AsyncIterator[Client]:
 async def claiming(
     hub: LocalHub, device: str, random_id: bytes, *, stale_s: float = 60.0
 ) -> AsyncIterator[Claims]:
-    user = hub.tenant("acme").device(SITE, device).user
     link = Link(
         "hub",
         lambda changed: bus.connect(
             hub.url,
             name=device,
-            user=user.name,
-            password=user.password,
+            creds_file=hub.tenant("acme").device(SITE, device).creds,
             inbox_prefix=device_inbox(SITE, device),
             on_change=changed,
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import nats.errors
@@ -11,11 +10,11 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
-from cloud_inference import hub as hubs
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
-from eyeline import bus, subjects
+from cloud_inference.trust import Trust
+from eyeline import bus, creds, subjects
 from eyeline.errors import BusError, ServerFailed
 from eyeline.nats_server import NatsServer
 from tests.support.eventually import eventually
@@ -115,12 +114,17 @@ async def test_a_device_does_its_work(hub: LocalHub) -> None:
     await cloud.close()
 
 
-async def test_wrong_password_is_refused_at_once(hub: LocalHub) -> None:
-    with pytest.raises(BusError, match="refused") as caught:
-        await bus.connect(hub.url, name="x", user="acme.cloud", password="wrong")
+async def test_foreign_credentials_are_refused_at_once(hub: LocalHub, tmp_path: Path) -> None:
+    stranger = Trust(tmp_path / "stranger")
+    stranger.add_tenant("acme")
+    path = tmp_path / "stranger.creds"
+    creds.write_private(path, stranger.cloud_creds("acme").text())
+    with pytest.raises(BusError, match=r"stranger\.creds are not, or no longer, valid there") as caught:
+        await bus.connect(hub.url, name="x", creds_file=path)
     assert not caught.value.retryable
-    with pytest.raises(BusError):
-        await bus.connect(hub.url, name="x")
+    for user in (None, "acme.cloud"):
+        with pytest.raises(BusError):
+            await bus.connect(hub.url, name="x", user=user, password=user, wait=False)
 
 
 async def test_a_killed_hub_comes_back_at_the_same_address_with_what_it_had(hub: LocalHub) -> None:
@@ -153,13 +157,10 @@ async def test_servers_may_share_a_folder(tmp_path: Path) -> None:
     await asyncio.gather(*(server.stop() for server in servers))
 
 
-def test_passwords_are_random_private_and_kept(tmp_path: Path) -> None:
-    first = hubs.generate({"acme": [("yard", "box1")]}, tmp_path)
-    second = hubs.generate({"acme": [("yard", "box1")], "globex": []}, tmp_path)
-    assert first.tenants[0] == second.tenants[0]
-    users = [first.system, first.tenants[0].cloud, first.tenants[0].devices[0].user]
-    assert len({user.password for user in users}) == 3
-    assert all(user.password not in repr(first) for user in users)
-    file = tmp_path / hubs.SECRETS_FILE
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert set(json.loads(file.read_text())) == {"system", "acme.cloud", "acme.yard.box1", "globex.cloud"}
+async def test_credentials_are_private_and_kept(hub: LocalHub) -> None:
+    files = [hub.tenant("acme").cloud, hub.tenant("acme").device(SITE, "box1").creds]
+    before = [path.read_text() for path in files]
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o600]
+    await hub.stop()
+    await hub.start()
+    assert [path.read_text() for path in files] == before

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from eyeline import bus, subjects
+from eyeline import bus, creds, subjects
 from tests.support.eventually import eventually
 
 UP_WITHIN_S = 60
@@ -117,8 +117,7 @@ async def test_it_comes_up_works_and_leaves_nothing(
         client = await bus.connect(
             endpoints["hub"],
             name="device",
-            user=device["user"],
-            password=device["password"],
+            creds_file=Path(device["creds"]),
             inbox_prefix=subjects.device_inbox("yard", "box1"),
             wait=False,
         )
@@ -134,7 +133,7 @@ async def test_it_comes_up_works_and_leaves_nothing(
         assert not (running.state / "endpoints.json").exists()
         said = running.log.read_text()
         assert "Traceback" not in said
-        assert device["password"] not in said
+        assert creds.read(Path(device["creds"])).key.seed not in said
         assert not list(Path("/dev/shm").glob(f"eyeline-triton-{running.process.pid}-*"))
 
 

@@ -21,7 +21,7 @@ from cloud_inference.ownership import Ownership
 from cloud_inference.track import Tracks
 from eyeline import subjects
 from eyeline.errors import BusError
-from eyeline.v1 import frame_pb2, result_pb2
+from eyeline.v1 import device_pb2, frame_pb2, result_pb2
 from tests.support.cards import square_card
 from tests.support.eventually import eventually
 from tests.support.servers import cloud_client
@@ -192,6 +192,30 @@ async def test_a_deleted_packet_degrades_to_the_next_keyframe(hub: LocalHub) -> 
         *[(CLOUD, "")] * 3,
     ]
     assert asked, "the device was asked for a keyframe"
+
+
+async def test_a_device_is_told_that_its_messages_wait(hub: LocalHub) -> None:
+    """While the model is slow; not before, and not after."""
+    device, model = Device(), SquareModel()
+    lags_s: list[float] = []
+    async with tenant_bus(hub) as bus:
+
+        async def note(message: object) -> None:
+            request = device_pb2.ControlRequest.FromString(message.data)  # type: ignore[attr-defined]
+            assert request.camera == device.camera
+            lags_s.append(request.lag_ns / 1e9)
+
+        await bus.connection.subscribe(subjects.control_subject(device.site, device.device), cb=note)
+        await publish(bus.js, device.frames(5))
+        async with worker(bus, model):
+            await answered(bus, device, 5)
+            assert lags_s == []
+            model.gate.clear()
+            await publish(bus.js, device.frames(40))
+            await eventually(lambda: len(lags_s) >= 4, within_s=10, what="complaints")
+            assert 0.5 < lags_s[0] < lags_s[-1]
+            model.gate.set()
+            await answered(bus, device, 45)
 
 
 async def test_a_take_over_goes_on_where_the_answers_end(hub: LocalHub) -> None:

@@ -41,10 +41,7 @@ def settings(
     hub: LocalHub, *, port: int = 0, tokens: dict[str, str] | None = None, **api: Any
 ) -> CloudSettings:
     """Of an API for the tenants `acme` and `globex`, tokens `for-acme` and `for-globex`."""
-    tenants = [
-        {"name": name, "user": hub.tenant(name).cloud.name, "password": hub.tenant(name).cloud.password}
-        for name in ("acme", "globex")
-    ]
+    tenants = [{"name": name, "creds_file": str(hub.tenant(name).cloud)} for name in ("acme", "globex")]
     return CloudSettings.model_validate(
         {
             "hub": {"url": hub.url, "tenants": tenants},

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nats.aio.client import Client
-from pydantic import SecretStr
 
 from cloud_inference.hub import LocalHub
 from edge_agent.config import AgentSettings, CameraSettings, HubSettings, SpoolSettings
@@ -109,13 +108,12 @@ def settings(
     **spool: Any,
 ) -> AgentSettings:
     """Settings of an agent at a test hub."""
-    user = hub.tenant("acme").device(SITE, device).user
     return AgentSettings(
         tenant="acme",
         site=SITE,
         device=device,
         state_dir=state_dir,
-        hub=HubSettings(url=hub.url, user=user.name, password=SecretStr(user.password)),
+        hub=HubSettings(url=hub.url, creds_file=hub.tenant("acme").device(SITE, device).creds),
         spool=SpoolSettings(**spool),
         cameras=tuple(CameraSettings(name=name, source="pattern:64x48@5") for name in cameras),
     )

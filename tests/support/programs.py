@@ -19,6 +19,7 @@ from typing import Any, Self
 import psutil
 import yaml
 
+from eyeline import creds
 from tests.support.cameras import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -175,14 +176,14 @@ def local_system(folder: Path, devices: Sequence[str]) -> Iterator[Running]:
 
 
 def agent_file(folder: Path, hub_url: str, device: Mapping[str, str], **settings: Any) -> Path:
-    """A configuration for an agent of that device, as `local_system` made it, without its password."""
+    """A configuration for an agent of that device, as `local_system` made it."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "agent.yaml"
     base = {
         "site": device["site"],
         "device": device["device"],
         "state_dir": str(folder / "state"),
-        "hub": {"url": hub_url, "user": device["user"]},
+        "hub": {"url": hub_url, "creds_file": device["creds"]},
         "http": {"port": 0},
         "detect": {"enabled": False},
         "gate": {"enabled": False},
@@ -191,11 +192,19 @@ def agent_file(folder: Path, hub_url: str, device: Mapping[str, str], **settings
     return config
 
 
-def agent(config: Path, password: str, *more: str, argv: Sequence[str] | None = None) -> Program:
-    """`edge-agent run`; its words go to `agent.log` beside its configuration."""
+def seed(device: Mapping[str, str]) -> str:
+    """The secret of a device's credentials."""
+    return creds.read(Path(device["creds"])).key.seed
+
+
+def agent(config: Path, *more: str, argv: Sequence[str] | None = None, password: str = "") -> Program:
+    """`edge-agent run`; its words go to `agent.log` beside its configuration.
+
+    password: of the hub, for a configuration with a user.
+    """
     start = list(argv) if argv is not None else module("edge_agent")
     return Program(
         [*start, "run", "--config", str(config), *more],
         config.with_name("agent.log"),
-        {"EYELINE_EDGE__HUB__PASSWORD": password},
+        {"EYELINE_EDGE__HUB__PASSWORD": password} if password else None,
     )

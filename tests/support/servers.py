@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nats.aio.client import Client
 
-from cloud_inference import hub as hubs
 from cloud_inference import triton_repository
 from cloud_inference.config import TritonSettings
-from cloud_inference.hub import LocalHub
+from cloud_inference.hub import HubOptions, LocalHub
 from cloud_inference.triton_repository import Served, Serving
 from cloud_inference.triton_server import TritonServer
 from eyeline import bus, subjects
@@ -25,10 +25,10 @@ TENANTS = {"acme": DEVICES, "globex": DEVICES}
 
 
 @contextlib.asynccontextmanager
-async def running_hub(state_dir: Path, *, port: int = 0) -> AsyncIterator[LocalHub]:
+async def running_hub(state_dir: Path, *, port: int = 0, **options: Any) -> AsyncIterator[LocalHub]:
     """A hub with the tenants `acme` and `globex`, each with two devices."""
     state_dir.mkdir(parents=True, exist_ok=True)
-    hub = LocalHub(hubs.generate(TENANTS, state_dir), work_dir=state_dir, port=port)
+    hub = LocalHub(TENANTS, state_dir, HubOptions(port=port, **options))
     await hub.start()
     try:
         yield hub
@@ -38,20 +38,17 @@ async def running_hub(state_dir: Path, *, port: int = 0) -> AsyncIterator[LocalH
 
 async def cloud_client(hub: LocalHub, tenant: str = "acme") -> Client:
     """A connection as the cloud's user of a tenant, who may do everything in its account."""
-    user = hub.tenant(tenant).cloud
-    return await bus.connect(hub.url, name="test-cloud", user=user.name, password=user.password, wait=False)
+    return await bus.connect(hub.url, name="test-cloud", creds_file=hub.tenant(tenant).cloud, wait=False)
 
 
 async def device_client(
     hub: LocalHub, tenant: str = "acme", site: str = SITE, device: str = "box1"
 ) -> Client:
     """A connection as a device, with its own inbox and its own subjects only."""
-    user = hub.tenant(tenant).device(site, device).user
     return await bus.connect(
         hub.url,
         name="test-device",
-        user=user.name,
-        password=user.password,
+        creds_file=hub.tenant(tenant).device(site, device).creds,
         inbox_prefix=subjects.device_inbox(site, device),
         wait=False,
     )

@@ -169,8 +169,45 @@ def test_what_was_answered_is_not_answered_again() -> None:
     )
     bench.take(envelope, saw=person(10))
     again = bench.take(envelope, saw=person(10))
-    assert [(one.kind, one.wanted) for one in again] == [(Kind.PIXELS, False), (Kind.END, True)]
+    assert [one.kind for one in again] == [Kind.END], "not even for the decoder, which has gone on"
     assert [r.key.sequence for r in bench.results()] == [1, 2]
+
+
+def test_a_new_owner_decodes_what_was_answered_but_once() -> None:
+    answered = Answered()
+    answered.add(("box", 1, b"00000001"), 1, 2)
+    bench = Bench(answered=answered)
+    first, second = bench.device.frames(2)
+    assert [one.kind for one in bench.take(first)] == [Kind.PIXELS, Kind.END]
+    assert [one.wanted for one in bench.take(second)] == [False, True]
+    assert [one.kind for one in bench.take(first)] == [Kind.END]
+
+
+def test_messages_of_an_earlier_run_that_come_again_change_nothing() -> None:
+    bench = Bench()
+    old = bench.device.frames(2)
+    for envelope in old:
+        bench.take(envelope, saw=person(10))
+    bench.device = Device(counter=2)
+    bench.feed(bench.device.pixels(), saw=person(10))
+    assert [one.kind for one in bench.take(old[1])] == [Kind.END]
+    work = bench.take(bench.device.envelope([bench.device.pixels()]), saw=person(12))
+    assert work[0].keyframe_at, "the open chain is still known"
+
+
+def test_what_a_run_left_behind_stands_on_what_was_seen_in_it() -> None:
+    """The end of a run in the backlog lane, without pixels of its own, after the next run has begun."""
+    bench = Bench()
+    bench.feed(bench.device.pixels(), saw=person(10))
+    late = bench.device.envelope(
+        [bench.device.range(3, frame_pb2.RANGE_KIND_IDLE)], lane=frame_pb2.LANE_BACKLOG
+    )
+    bench.device = Device(counter=2)
+    bench.feed(bench.device.pixels(), saw=person(50))
+    bench.take(late)
+    *_, held = bench.results()
+    assert (held.provenance, held.key.epoch.counter, held.key.sequence) == (PROPAGATED, 1, 2)
+    assert held.detections[0].box.x1_px == pytest.approx(10)
 
 
 def test_frames_that_never_came_are_reported() -> None:

@@ -62,14 +62,15 @@ def test_access_unit_goes_out_at_once_without_batching() -> None:
     )
     assert (envelope.epoch.counter, envelope.rung, envelope.lane) == (3, "r", pb.LANE_LIVE)
     assert envelope.clock == clock
-    assert (envelope.traceparent, envelope.edge_model.name) == ("00-abc", "small")
+    assert envelope.traceparent == "00-abc"
+    assert not envelope.HasField("edge_model")
     assert envelope.published == at(3).to_proto()
     assert envelope.format == FORMAT
     access = envelope.items[1].access_unit
     assert (access.keyframe, access.gate_reason, access.capture) == (
         True,
         pb.GATE_REASON_MOTION,
-        at(3).to_proto(),
+        at(3).to_item_proto(),
     )
     assert not access.HasField("edge")
     assert envelope.previous_sequence == 0
@@ -96,7 +97,10 @@ def test_heartbeat_answers_idle_frames() -> None:
         (23, 33, 22),
     ]
     (only,) = taken[0].items
-    assert (only.range.first_capture, only.range.last_capture) == (at(1).to_proto(), at(11).to_proto())
+    assert (only.range.first_capture, only.range.last_capture) == (
+        at(1).to_item_proto(),
+        at(11).to_item_proto(),
+    )
     assert not taken[0].HasField("format")
     assert len(encode_envelope(taken[0])) < 160
     (rest,) = made.take(at(35), end=True)
@@ -173,7 +177,10 @@ def test_dropped_twin_covers_the_same_frames() -> None:
     assert parse_envelope(encode_envelope(twin)) == twin
     assert (first_sequence(twin), last_sequence(twin)) == (1, 3)
     (only,) = twin.items
-    assert (only.range.first_capture, only.range.last_capture) == (at(1).to_proto(), at(3).to_proto())
+    assert (only.range.first_capture, only.range.last_capture) == (
+        at(1).to_item_proto(),
+        at(3).to_item_proto(),
+    )
 
 
 @given(
@@ -208,3 +215,36 @@ def test_every_frame_is_in_exactly_one_item(
     for envelope in taken:
         assert len(encode_envelope(envelope)) < 3_500
         assert len(envelope.items) <= 7
+
+
+def test_edge_model_is_named_where_it_answered() -> None:
+    made = builder()
+    made.add_unit(unit(1, index=0, edge=Detections.empty()), FORMAT, "r")
+    (envelope,) = made.take(at(1))
+    assert envelope.edge_model.name == "small"
+
+
+def test_skipped_frames_travel_with_the_picture_that_answers_them() -> None:
+    made = builder(batch_ms=1000, heartbeat_s=10)
+    for sequence in range(1, 31):
+        if sequence % 3 == 1:
+            made.add_unit(unit(sequence, index=sequence - 1), FORMAT, "r")
+        else:
+            made.add_range(pb.RANGE_KIND_SKIPPED, GateReason.MOTION, (sequence, at(sequence)))
+        if envelopes := made.take(at(sequence)):
+            assert envelopes[0].items[-1].HasField("access_unit")
+    last = made.take(at(30), end=True)[-1]
+    assert last_sequence(last) == 30
+    assert last.items[-1].range.last_capture == at(30).to_item_proto()
+
+
+def test_times_of_skipped_frames_between_two_pictures_do_not_travel() -> None:
+    made = builder(batch_ms=1000)
+    for sequence in (1, 4):
+        made.add_unit(unit(sequence, index=sequence - 1), FORMAT, "r")
+        if sequence == 1:
+            made.add_range(pb.RANGE_KIND_SKIPPED, GateReason.MOTION, (2, at(2)), (3, at(3)))
+    (envelope,) = made.take(at(30))
+    between = envelope.items[1].range
+    assert not between.HasField("first_capture")
+    assert not between.HasField("last_capture")

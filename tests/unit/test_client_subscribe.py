@@ -11,6 +11,7 @@ from grpc import StatusCode
 
 from eyeline import Backoff, Client, ResumeGapError, errors
 from eyeline.subscription import Subscription
+from eyeline.v1 import frame_pb2
 from tests.support.eventually import eventually
 from tests.support.fake_api import START_NS, FakeApi, Fault, made_result, running_fake_api
 
@@ -47,6 +48,13 @@ async def test_results_come_typed_and_in_order(api: FakeApi, client: Client) -> 
         assert subscription.resume_token == "t4"
         assert subscription.reconnects == 0
     await eventually(lambda: api.subscribers == 0, what="the stream's end")
+
+
+async def test_late_answers_can_be_told_from_live_ones(api: FakeApi, client: Client) -> None:
+    lanes = {1: frame_pb2.LANE_LIVE, 2: frame_pb2.LANE_BACKLOG, 3: frame_pb2.LANE_UNSPECIFIED}
+    api.store(*(made_result(sequence, lane=lane) for sequence, lane in lanes.items()))
+    async with client.subscribe(since_ns=1) as subscription, asyncio.timeout(20):
+        assert [(await anext(subscription)).late for _ in lanes] == [False, True, False]
 
 
 async def test_choice_of_cameras_and_finals_reaches_the_server(api: FakeApi, client: Client) -> None:

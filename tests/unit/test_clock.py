@@ -9,6 +9,7 @@ import pytest
 
 from edge_agent.claim import parse_time_ns
 from edge_agent.clock import HubClock
+from eyeline.v1.frame_pb2 import CaptureTime
 
 SECOND = 1_000_000_000
 HUB_START = 1_800_000_000 * SECOND
@@ -108,3 +109,17 @@ def test_another_hub_clock_replaces_the_old_one() -> None:
 )
 def test_times_of_the_server(text: str, expected: int) -> None:
     assert parse_time_ns(text) == expected
+
+
+def test_an_earlier_moment_is_corrected_whatever_the_clock_showed_then() -> None:
+    """A device that starts without a link, and whose clock is set before it has one."""
+    world = World(-3600 * SECOND)
+    clock = world.clock()
+    assert clock.estimate_at(CaptureTime(monotonic_ns=world.monotonic, wall_ns=world.wall())).offset_ns == 0
+    moment = CaptureTime(monotonic_ns=world.monotonic, wall_ns=world.wall())
+    world.monotonic += 600 * SECOND
+    world.skew_ns = 2 * SECOND
+    world.exchange(clock, 1_000_000, 1_000_000)
+    then = clock.estimate_at(moment)
+    assert moment.wall_ns + then.offset_ns == HUB_START + moment.monotonic_ns
+    assert 1_000_000 < then.uncertainty_ns < 100_000_000

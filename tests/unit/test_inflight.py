@@ -42,12 +42,14 @@ async def test_one_that_gives_up_as_it_gets_its_place_passes_it_on() -> None:
 
 
 async def test_slow_answers_halve_it_once_a_round_and_quick_ones_win_it_back() -> None:
-    places = InFlight(100)
+    places = InFlight(1000)
+    for _ in range(100):
+        await places.acquire()
     for _ in range(50):
         places.answered(2.0)
     assert places.limit == 70
-    for _ in range(40):
-        await places.acquire()
+    for _ in range(60):
+        places.release()
     for _ in range(10_000):
         places.answered(0.1)
     assert places.limit == 70, "a limit that is not reached is not raised"
@@ -64,3 +66,19 @@ async def test_one_place_is_left_whatever_happens() -> None:
         places.failed(1e-9)
         await asyncio.sleep(0.001)
     assert places.limit == 1
+
+
+async def test_it_begins_low_and_doubles_until_the_first_slow_answer() -> None:
+    places = InFlight(100, first=16)
+    assert places.limit == 16
+    for _ in range(16):
+        await places.acquire()
+        places.answered(0.1)
+    assert places.limit == 18, "one more for each answer, as far as the places there are get used"
+    for _ in range(14):
+        await places.acquire()
+        places.answered(0.1)
+    assert places.limit == 32
+    places.answered(2.0)
+    assert places.limit == 21
+    assert InFlight(2, first=16).limit == 2

@@ -48,7 +48,8 @@ def flat(blue: int, green: int, red: int) -> NDArray[np.uint8]:
 BLACK = flat(0, 0, 0)
 
 
-@pytest.mark.parametrize("form", list(Form))
+# BlazeFace is converted by a script of ours, not imported.
+@pytest.mark.parametrize("form", [form for form in Form if form is not Form.BLAZEFACE])
 @pytest.mark.parametrize("export", ["free batch", "one picture", "one picture, old operators", "float16"])
 def test_every_form(form: Form, export: str, tmp_path: Path) -> None:
     file = constant_network(

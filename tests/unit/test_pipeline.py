@@ -197,7 +197,7 @@ def test_a_calm_day() -> None:
         {},
     )
     assert (counts.last_sequence, counts.size, counts.chains) == (30, (64, 48), 1)
-    assert counts.rung == "h264 64px crf28 240fps"
+    assert counts.rung == "h264 64px crf30 240fps"
     assert counts.capture_fps == pytest.approx(10)
     assert all(counts.stage_cpu_ns[stage] > 0 for stage in ("gate", "plan", "encode", "batch", "publish"))
     assert rig.sink.taken[0].clock.uncertainty_ns == 4

@@ -129,6 +129,13 @@ def test_drops_say_why_and_break_the_chain() -> None:
     assert camera.show(MOTION).chain is ChainReason.LOST
 
 
+def test_a_cloud_that_falls_behind_lowers_the_rate_and_drops_nothing() -> None:
+    camera = Camera(max_fps=10)
+    actions = [camera.show(MOTION, LinkState(cloud_share=0.25)).action for _ in range(200)]
+    assert 45 <= actions.count(Action.SEND) <= 55
+    assert actions.count(Action.SKIP) == 200 - actions.count(Action.SEND)
+
+
 def test_filling_spool_lowers_the_rate() -> None:
     def sent(fill: float) -> int:
         camera = Camera(max_fps=10)

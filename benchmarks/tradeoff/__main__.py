@@ -1,0 +1,165 @@
+"""Accuracy against bytes: Eyeline beside JPEG, an x264 sweep, the edge model alone and the camera's packets.
+
+    python -m benchmarks.tradeoff --video FILE [--model CLOUD] [--edge-model EDGE] [--noise SIGMA]
+                                  [--frames N] --out DIR
+
+Writes tradeoff.json, tradeoff.png and table.txt into the output folder. Models are names of the catalogue,
+model folders or served ONNX files, or an export of YOLOX, which is made a served model first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+from rich.console import Console
+
+from benchmarks.score import Bands
+from benchmarks.tradeoff import baselines, eyeline, report
+from benchmarks.tradeoff.clip import Model, Pictures, Scene, reference
+from benchmarks.tradeoff.operating import PIXELS
+from benchmarks.tradeoff.points import Point
+from edge_agent.config import DetectSettings
+from edge_agent.detect import load as load_edge
+from eyeline.errors import ConfigError, EyelineError
+from eyeline_models import catalogue
+from eyeline_models.catalogue import ModelCard
+from eyeline_models.importing import Wish, bring
+
+CACHE = Path("build/tradeoff")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.tradeoff", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    parser.add_argument("--video", type=Path, required=True)
+    parser.add_argument("--model", default="centernet-mobilenetv3", help="the cloud's model")
+    parser.add_argument("--edge-model", default=DetectSettings().model, help="the model on the device")
+    parser.add_argument("--noise", type=float, default=0.0, help="sigma of added noise, in grey levels")
+    parser.add_argument("--frames", type=int, help="only so many of the clip")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure baselines anew, whatever is kept of them"
+    )
+    options = parser.parse_args(arguments)
+    if options.noise < 0 or (options.frames is not None and options.frames < 1):
+        parser.error("--noise must be at least 0, --frames at least 1")
+    cv2.setNumThreads(1)
+    try:
+        run(options, Console(width=170))
+    except EyelineError as problem:
+        print(f"tradeoff: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, float | None]:
+    """Measure everything and write it; returns the summary. Raises `EyelineError`."""
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    card = served(options.model)
+    model = Model(card)
+    pictures = Pictures(options.video, options.frames, options.noise)
+    with console.status("reference") as status:
+        scene = Scene(pictures, model, reference(pictures, model, CACHE), Bands())
+        began = time.monotonic()
+        found = list(_baselines(options, scene, status.update))
+        for operating in PIXELS:
+            status.update(operating.name)
+            found.append(eyeline.run(scene, operating))
+            _say(console, found[-1])
+    head = {
+        "video": {
+            "file": options.video.name,
+            "noise": options.noise,
+            "size": list(pictures.size),
+            "fps": pictures.fps,
+        },
+        "frames": len(pictures),
+        "reference": {"model": card.name, "sha256": card.sha256, "bands": asdict(scene.bands)},
+    }
+    figures = report.write(out / "tradeoff.json", head, found)
+    title = (
+        f"{options.video.name}{f', noise {options.noise:g}' if options.noise else ''}: {len(pictures)} frames"
+    )
+    report.plot(out / "tradeoff.png", title, found, figures)
+    with (out / "table.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=190).print(report.table(found))
+    console.print(report.table(found))
+    for name, value in figures.items():
+        console.print(f"  {name:34s} {'-' if value is None else f'{value:10.4g}'}")
+    console.print(f"{out / 'tradeoff.json'}, {time.monotonic() - began:.0f} s")
+    return figures
+
+
+def _baselines(options: argparse.Namespace, scene: Scene, step: Callable[[str], None]) -> Iterator[Point]:
+    """B1 to B5, each kept by the digest of all that decides it."""
+    key = f"{scene.pictures.digest} {scene.model.card.sha256}"
+    edge_card = served(options.edge_model)
+    if edge_card.sha256 != scene.model.card.sha256:
+        step("edge only")
+        settings = DetectSettings(model=str(edge_card.path))
+        yield _kept(
+            options,
+            f"edge {edge_card.sha256} {key}",
+            lambda: baselines.edge_only(scene, load_edge(settings)),
+        )
+    step("jpeg")
+    yield _kept(options, f"jpeg {key}", lambda: baselines.jpeg(scene))
+    if not options.noise:
+        step("passthrough")
+        yield _kept(options, f"own {key}", lambda: baselines.passthrough(scene))
+    for longer_px in dict.fromkeys((max(scene.model.card.input_size), max(scene.pictures.size))):
+        for crf in baselines.CRFS:
+            step(f"x264 {longer_px}px crf{crf}")
+            yield _kept(
+                options,
+                f"x264 {crf} {longer_px} {key}",
+                lambda crf=crf, side=longer_px: baselines.x264(scene, crf, side),
+            )
+
+
+def _kept(options: argparse.Namespace, what: str, measure: Any) -> Point:
+    key = hashlib.sha256(f"{baselines.VERSION} {what}".encode()).hexdigest()[:24]
+    file = CACHE / f"baseline-{key}.json"
+    if file.is_file() and not options.fresh:
+        return Point(**json.loads(file.read_text("utf-8")))
+    found: Point = measure()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(found)), "utf-8")
+    return found
+
+
+def served(name: str) -> ModelCard:
+    """The model of that name; an export that is no served model yet becomes one in the cache."""
+    path = Path(name)
+    if path.suffix == ".onnx" and path.is_file() and not (path.parent / catalogue.CARD).is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        folder = CACHE / "models" / f"{path.stem.replace('.', '-')}-{digest}"
+        if not (folder / catalogue.CARD).is_file():
+            bring(path, Wish(name=folder.name), CACHE / "models")
+        return catalogue.load(str(folder))
+    if path.suffix == ".onnx" and not path.is_file():
+        raise ConfigError(f"{name} is no file")
+    return catalogue.load(name)
+
+
+def _say(console: Console, point: Point) -> None:
+    console.print(
+        f"{point.name:34s} {point.bytes_per_frame:9.1f} B  F1 {point.f1:.4f}"
+        f"  {point.inferences_per_frame:.3f} inferences"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

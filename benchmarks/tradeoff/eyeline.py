@@ -1,0 +1,185 @@
+"""Eyeline's own operating points: the real edge path, its envelopes as bytes, and the real cloud path.
+
+Nothing stands for anything: gate, plan, encoder and batching are the agent's, every envelope is serialized,
+counted as it goes over the wire, parsed by the worker's intake, decoded by its chain decoder and answered by
+its tracker and propagation. Only the transport is left out, and time is the clip's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tradeoff import points
+from benchmarks.tradeoff.clip import Model, Scene
+from benchmarks.tradeoff.points import Kind, Point
+from benchmarks.tradeoff.wire import envelope_bytes
+from cloud_inference.answer import Answers, Pending, Seen
+from cloud_inference.answered import Answered
+from cloud_inference.camera import to_source
+from cloud_inference.consume import Intake, Work
+from cloud_inference.consume import Kind as WorkKind
+from cloud_inference.decode import CannotDecode, ChainDecoder
+from cloud_inference.feed import StreamMessage
+from cloud_inference.track import Tracks
+from edge_agent.batch import CameraIdentity, Moment
+from edge_agent.config import AgentSettings
+from edge_agent.detect import EdgeModel
+from edge_agent.frame import Frame
+from edge_agent.frame_metrics import STAGES
+from edge_agent.pipeline import CameraPipeline
+from eyeline.envelope import encode_envelope
+from eyeline.subjects import frame_subject
+from eyeline.v1 import detection_pb2, result_pb2
+from eyeline.v1 import frame_pb2 as pb
+from eyeline.values import Detections, Epoch
+
+_TENANT, _SITE, _DEVICE, _CAMERA = "default", "default", "edge", "cam"
+_EPOCH = Epoch(1, bytes(range(8)))
+# Of the simulated clocks, when the first picture is captured: no value may be 0.
+_START_NS = 10**12
+_WALL_NS = 1_760_000_000 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Operating:
+    """An operating point: what of the agent's configuration differs from its defaults."""
+
+    name: str
+    kind: Kind = "eyeline-pixels"
+    encode: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    detect: dict[str, Any] = field(default_factory=dict)
+    heartbeat_s: float = 1.0
+
+
+class _Source:
+    def __init__(self) -> None:
+        self.waiting: deque[Frame] = deque()
+        self.ended = False
+
+    def read(self, timeout_s: float) -> Frame | None:  # noqa: ARG002  # everything is here already
+        return self.waiting.popleft() if self.waiting else None
+
+
+class _Cloud:
+    """The worker's path for one camera, answering into `answers` by frame."""
+
+    def __init__(self, model: Model, mode: Any) -> None:
+        self._model = model
+        ids = itertools.count(1)
+        card = model.card
+        self._intake = Intake(tenant=_TENANT, answered=Answered())
+        self._decoder = ChainDecoder()
+        self._answers = Answers(
+            tracks=Tracks(),
+            next_track_id=lambda: next(ids),
+            model=detection_pb2.ModelRef(name=card.name, version=str(card.version), sha256=card.sha256),
+            mode=mode,
+        )
+        self._messages = itertools.count(1)
+        self._subject = frame_subject(_SITE, _DEVICE, _CAMERA)
+        self.results: dict[int, tuple[Detections, str]] = {}
+        self.delays_ms: list[float] = []
+        self.total_bytes = 0
+        self.messages = 0
+
+    def ready(self) -> bool:
+        return True
+
+    def offer(self, envelope: pb.FrameEnvelope) -> None:
+        """Take a message of the edge, as bytes."""
+        sequence = next(self._messages)
+        self.messages += 1
+        self.total_bytes += envelope_bytes(envelope, sequence)
+        now_s = envelope.published.monotonic_ns / 1e9
+        message = StreamMessage(self._subject, encode_envelope(envelope), {}, sequence, 1, 0)
+        for work in self._intake.accept(message):
+            pending = self._answers.append(work, now_s)
+            if work.kind is WorkKind.PIXELS:
+                self._look(work, pending)
+        self.collect(now_s)
+
+    def _look(self, work: Work, pending: Pending) -> None:
+        assert work.unit is not None  # PIXELS has one
+        picture_format = work.source.envelope.format
+        try:
+            picture = self._decoder.decode(work.unit, picture_format)
+        except CannotDecode as problem:
+            pending.outcome = problem.reason
+            return
+        assert picture is not None  # it was wanted
+        pending.outcome = Seen(to_source(self._model(picture), picture_format), 1, 2, 3)
+
+    def collect(self, now_s: float) -> None:
+        """Note what can be answered by then."""
+        while (collected := self._answers.collect(now_s)).done:
+            for result in collected.results:
+                self._note(result, now_s)
+
+    def _note(self, result: result_pb2.Result, now_s: float) -> None:
+        name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
+        found = Detections.from_proto(result.detections)
+        first, last = result.key.sequence, result.last_sequence
+        start, end = result.times.captured_ns, result.last_captured_ns
+        for sequence in range(first, last + 1):
+            assert sequence not in self.results, f"frame {sequence} was answered twice"
+            self.results[sequence] = found, name
+            part = (sequence - first) / max(last - first, 1)
+            captured_s = (start + (end - start) * part - _WALL_NS + _START_NS) / 1e9
+            self.delays_ms.append((now_s - captured_s) * 1e3)
+
+
+def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, mode: str = "smooth") -> Point:
+    """Play the clip through both sides. mode: smooth or causal, how skipped frames are answered."""
+    pictures, model = scene.pictures, scene.model
+    settings = AgentSettings.model_validate(
+        {
+            "tenant": _TENANT,
+            "site": _SITE,
+            "device": _DEVICE,
+            "cameras": [{"name": _CAMERA, "source": str(pictures.path)}],
+            "encode": point.encode,
+            "gate": point.gate,
+            "detect": point.detect,
+            "heartbeat_s": point.heartbeat_s,
+        }
+    )
+    source, cloud, clock = _Source(), _Cloud(model, mode), [_START_NS]
+    before = model.inferences
+    pipeline = CameraPipeline(
+        settings,
+        CameraIdentity(_TENANT, _SITE, _DEVICE, _CAMERA, _EPOCH, edge.model_ref if edge else None),
+        source,
+        cloud,
+        detector=edge,
+        clock=lambda: pb.ClockEstimate(offset_ns=1_234_567, uncertainty_ns=500_000),
+        now=lambda: Moment(clock[0], clock[0] - _START_NS + _WALL_NS),
+    )
+    for index, shown in enumerate(pictures):
+        clock[0] = _START_NS + int((index + 1) * 1e9 / pictures.fps)
+        wall_ns = clock[0] - _START_NS + _WALL_NS
+        source.waiting.append(Frame(index + 1, clock[0], wall_ns, shown))
+        pipeline.step(0)
+        cloud.collect(clock[0] / 1e9)
+    pipeline.close()
+    cloud.collect(float("inf"))
+    answered = [cloud.results[index + 1] for index in range(len(pictures))]
+    counts = pipeline.counts()
+    delays = np.percentile(cloud.delays_ms, [50, 95, 99])
+    return points.make(
+        point.name,
+        point.kind,
+        total_bytes=cloud.total_bytes,
+        scene=scene,
+        answers=[found for found, _ in answered],
+        provenance=[name for _, name in answered],
+        inferences=model.inferences - before,
+        cpu_ms={stage: counts.stage_cpu_ns[stage] / 1e6 for stage in STAGES},
+        delay_ms=dict(zip(("p50", "p95", "p99"), map(float, delays), strict=True)),
+        config={"encode": point.encode, "heartbeat_s": point.heartbeat_s, "messages": cloud.messages},
+    )
