@@ -192,6 +192,9 @@ class Answers:
         work = head.work
         if work.last - work.first >= MAX_FILLED:
             return [self._held(work, standing)]
+        if standing.sequence >= work.first:
+            # Late, behind what was answered already: there is nothing to lie between.
+            return [self._held(work, standing)]
         if self._mode == "causal":
             return self._fill(work, standing, lambda s: self._predicted(lane, standing, work, s))
         after = self._next_decisive(head)

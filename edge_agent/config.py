@@ -174,6 +174,9 @@ class EncodeSettings(Settings):
     quality: int = Field(default=80, ge=1, le=100)
     # At most so many frames with pixels a second; the rest is filled in by the tracker.
     max_fps: float = Field(default=2.0, gt=0, le=240)
+    # What a camera may send in any ten seconds, in kilobits a second; frames are thinned out and then coded
+    # more coarsely to stay inside. Without one, the rung stands.
+    budget_kbit_s: float | None = Field(default=None, ge=4, le=1_000_000)
     max_chain_frames: int = Field(default=300, ge=1, le=300)
     max_chain_s: float = Field(default=600.0, gt=0, le=600)
     # Frames wait at most so long to share one message; 0 sends each at once.

@@ -285,6 +285,7 @@ class CameraPipeline:
         assert self._encoder is not None  # noqa: S101  # it just made the data
         with self._stages.stage("batch"):
             self._builder.add_unit(unit, self._encoder.picture_format, decision.rung.name)
+        self._planner.sent(len(data), frame.monotonic_ns, keyframe=self._chain_index == 0)
         self._count("sent")
 
     def _redact(self, frame: Frame) -> RedactedPicture | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
+from edge_agent.budget import STEP_CRF, ByteBudget
 from edge_agent.config import DetectSettings, EncodeSettings
 from edge_agent.gate import GateDecision, GateReason
 from eyeline.v1 import device_pb2
@@ -192,6 +193,12 @@ class Planner:
         self._chain_frames = 0
         self._chain_ns = 0
         self._sent_ns = 0
+        self._wanted = self._rung
+        self._budget = (
+            ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps)
+            if encode.budget_kbit_s is not None
+            else None
+        )
 
     @property
     def rung(self) -> Rung:
@@ -200,10 +207,8 @@ class Planner:
 
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Put what the cloud asks for over the settings; None goes back to them."""
-        rung = Rung.of(self._encode, desired)
-        if not rung.same_stream(self._rung):
-            self._start_chain(ChainReason.RUNG)
-        self._rung = rung
+        self._wanted = Rung.of(self._encode, desired)
+        self._follow_rung()
         paused = desired is not None and desired.paused
         if self._paused and not paused:
             self._start_chain(ChainReason.LOST)
@@ -213,6 +218,14 @@ class Planner:
         """Start a new chain with the next frame, idle or not: a decoder lost its state."""
         self._demanded = True
         self._start_chain(ChainReason.DEMAND)
+
+    def sent(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
+        """The last SEND made an access unit of so many bytes."""
+        if self._budget is None:
+            return
+        self._budget.spend(data_bytes, now_ns, keyframe=keyframe)
+        if self._budget.step(now_ns):
+            self._follow_rung()
 
     def missed(self) -> None:
         """Frames were lost before they could be looked at: what they showed is unknown."""
@@ -243,6 +256,12 @@ class Planner:
         if not gate.open and not must:
             return Decision(Action.IDLE, self._rung)
         share = min(_share(link.fill), link.cloud_share)
+        if self._budget is not None:
+            share *= self._budget.share(now_ns)
+            if not self._budget.fits(now_ns, keyframe=(self._pending or self._limit(now_ns)) is not None):
+                # What must be shown stays to be shown: as soon as there is room.
+                self._unseen_motion = True
+                return Decision(Action.SKIP, self._rung)
         if not self._pace.pick(now_ns, self._rung.max_fps * share, force=must):
             return Decision(Action.SKIP, self._rung)
         if link.fill >= _FULL or link.overloaded:
@@ -278,6 +297,16 @@ class Planner:
         elif link.breaks != self._link.breaks:
             self._start_chain(ChainReason.LANE)
         self._link = link
+
+    def _follow_rung(self) -> None:
+        """Take up what is wanted, as far as the budget lets it."""
+        rung = self._wanted
+        if self._budget is not None:
+            self._budget.max_fps = rung.max_fps
+            rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * self._budget.steps, 51))
+        if not rung.same_stream(self._rung):
+            self._start_chain(ChainReason.RUNG)
+        self._rung = rung
 
     def _start_chain(self, reason: ChainReason) -> None:
         self._pending = self._pending or reason

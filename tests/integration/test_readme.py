@@ -25,7 +25,11 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make demo": "tests/integration/test_demo.py runs what it runs; .ci/run does the set-up",
     "make test": ".ci/run",
-    "python -m benchmarks": "benchmarks are run by hand; their --help is tried below",
+    "cloud-inference enroll": "tests/integration/test_security.py",
+    "cloud-inference revoke": "tests/integration/test_security.py",
+    "cloud-inference token": "tests/integration/test_security.py",
+    "cloud-inference local --tls": "tests/integration/test_security.py",
+    "eyeline --help": "tests/unit/test_cli.py",
 }
 
 

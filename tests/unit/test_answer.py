@@ -97,6 +97,29 @@ def test_skipped_frames_do_not_wait_for_ever() -> None:
     assert held.detections[0].box.x1_px == 10
 
 
+def test_skipped_frames_behind_what_was_answered_keep_its_answer() -> None:
+    bench = Bench()
+    envelopes = [
+        bench.device.envelope([bench.device.range(2, frame_pb2.RANGE_KIND_SKIPPED)]),
+        bench.device.envelope([bench.device.pixels()]),
+    ]
+    for result in _answered_before(bench.device, 3):
+        bench.answers.restore(result, ("box", 1, bench.device.epoch.random_id))
+    for envelope in envelopes:
+        bench.take(envelope, saw=person(10))
+    assert [(r.key.sequence, r.provenance) for r in bench.results()] == [(1, PROPAGATED), (3, CLOUD)]
+
+
+def _answered_before(device: Device, sequence: int) -> list[result_pb2.Result]:
+    key = result_pb2.FrameKey(epoch=device.epoch, sequence=sequence)
+    detections = person(10).to_proto()
+    return [
+        result_pb2.Result(
+            key=key, last_sequence=sequence, provenance=CLOUD, detections=detections, device="box"
+        )
+    ]
+
+
 def test_a_picture_that_is_with_the_model_is_waited_for() -> None:
     bench = Bench()
     bench.feed(bench.device.pixels(), saw=person(10))

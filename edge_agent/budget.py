@@ -1,0 +1,94 @@
+"""The byte budget: what a camera may send in any ten seconds, and how far down the ladder that pushes it.
+
+Frames are thinned out first, since another frame rate costs nothing; where that goes on, the quantiser rises,
+which costs a keyframe and so happens rarely. Pure: time comes in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+_WINDOW_S: Final = 10.0
+# Of one message beyond its units, with its acknowledgement and headers; and of a unit beyond its data.
+_MESSAGE_BYTES: Final = 750
+_UNIT_BYTES: Final = 60
+# From this share of the window's bytes on, frames are thinned out.
+_EASE_FROM: Final = 0.6
+# A keyframe costs about so many units, as long as no unit was seen.
+_KEYFRAME_UNITS: Final = 8
+# One step of the quantiser, a third of the bytes; at most so many; and how long between two.
+STEP_CRF: Final = 4
+_MOST_STEPS: Final = 4
+_STEP_EVERY_S: Final = 20.0
+# What the rung would send against the budget: a step down above, a step up below.
+_TOO_MUCH: Final = 1.1
+_LITTLE: Final = 0.4
+
+
+@dataclass(slots=True)
+class ByteBudget:
+    """kbit_s: kilobits a second; batch_s: how long units wait for company; max_fps: of the rung."""
+
+    kbit_s: float
+    batch_s: float
+    max_fps: float
+    # Steps that the quantiser has been raised.
+    steps: int = 0
+    _sent: deque[tuple[int, float]] = field(default_factory=deque)
+    _used: float = 0.0
+    # Mean bytes of a unit, keyframe apart, and of the last keyframe.
+    _unit: float = 0.0
+    _keyframe: float = 0.0
+    _stepped_ns: int | None = None
+
+    def spend(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
+        """A unit was sent."""
+        company = max(1.0, self.batch_s * self.max_fps)
+        size = data_bytes + _UNIT_BYTES + _MESSAGE_BYTES / company
+        self._sent.append((now_ns, size))
+        self._used += size
+        if keyframe:
+            self._keyframe = size
+        else:
+            self._unit = size if self._unit == 0 else self._unit + 0.1 * (size - self._unit)
+        if self._stepped_ns is None:
+            self._stepped_ns = now_ns
+
+    def share(self, now_ns: int) -> float:
+        """Share of the frame rate that can be afforded now, 0 to 1."""
+        used = self._in_window(now_ns) / self._limit
+        return min(max((1 - used) / (1 - _EASE_FROM), 0.0), 1.0)
+
+    def fits(self, now_ns: int, *, keyframe: bool) -> bool:
+        """Whether another unit, as large as they are, still fits the window. The very first one does."""
+        used = self._in_window(now_ns)
+        expected = self._keyframe if keyframe else self._unit or self._keyframe / _KEYFRAME_UNITS
+        return used == 0 or used + expected <= self._limit
+
+    def step(self, now_ns: int) -> bool:
+        """Whether `steps` has just changed: the rung has to follow."""
+        if self._stepped_ns is None or now_ns - self._stepped_ns < _STEP_EVERY_S * 1e9 or not self._unit:
+            return False
+        wanted = self._unit * self.max_fps / (self._limit / _WINDOW_S)
+        if wanted > _TOO_MUCH and self.steps < _MOST_STEPS:
+            self.steps += 1
+        elif wanted < _LITTLE and self.steps:
+            self.steps -= 1
+        else:
+            return False
+        self._stepped_ns, self._unit = now_ns, 0.0
+        return True
+
+    @property
+    def _limit(self) -> float:
+        """Bytes of a window. Messages bunch what was made over `batch_s` more, so less is planned for."""
+        return self.kbit_s * 125 * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
+
+    def _in_window(self, now_ns: int) -> float:
+        while self._sent and now_ns - self._sent[0][0] >= _WINDOW_S * 1e9:
+            self._used -= self._sent.popleft()[1]
+        if not self._sent:
+            self._used = 0.0
+        return self._used

@@ -1,0 +1,75 @@
+"""The byte budget: never more than it in any ten seconds, whatever the pictures cost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.budget import STEP_CRF, ByteBudget
+from edge_agent.config import DetectSettings, EncodeSettings
+from edge_agent.gate import GateDecision, GateReason
+from edge_agent.plan import Action, LinkState, Planner
+
+MOTION = GateDecision(open=True, reason=GateReason.MOTION)
+IDLE = GateDecision(open=False, reason=GateReason.IDLE)
+STEP_NS = 100_000_000
+
+
+def play(budget_kbit_s: float, sizes: list[int], *, batch_ms: float = 0.0) -> list[tuple[int, int]]:
+    """(time, data bytes) of what a camera at 10 frames a second sends; each frame's size if it is sent."""
+    settings = EncodeSettings(max_fps=10, budget_kbit_s=budget_kbit_s, batch_ms=batch_ms)
+    planner = Planner(settings, DetectSettings(enabled=False))
+    sent = []
+    for index, size in enumerate(sizes):
+        now = 10**9 + index * STEP_NS
+        decision = planner.decide(MOTION, now, LinkState())
+        if decision.action is Action.SEND:
+            coarser = 0.66 ** ((decision.rung.crf - settings.crf) / STEP_CRF)
+            data = int(size * coarser * (8 if decision.chain else 1)) + 1
+            planner.sent(data, now, keyframe=decision.chain is not None)
+            sent.append((now, data))
+    return sent
+
+
+def most_in_ten_seconds(sent: list[tuple[int, int]]) -> int:
+    return max(sum(size for at, size in sent if start <= at < start + 10**10) for start, _ in sent)
+
+
+@pytest.mark.parametrize("kbit_s", [20, 50, 200])
+@pytest.mark.parametrize("size", [100, 500, 2000])
+def test_no_ten_seconds_bring_more_than_the_budget(kbit_s: float, size: int) -> None:
+    sent = play(kbit_s, [size] * 1200)
+    assert most_in_ten_seconds(sent) <= kbit_s * 1250 * 1.1
+    assert len(sent) > 20
+
+
+@given(st.lists(st.integers(50, 3000), min_size=200, max_size=600))
+def test_unsteady_pictures_keep_inside_as_well(sizes: list[int]) -> None:
+    # What a single picture, or keyframe, exceeds the last ones by still comes on top.
+    assert most_in_ten_seconds(play(50, sizes)) <= 50 * 1250 + 8 * 3000
+
+
+def test_a_budget_that_is_ample_changes_nothing() -> None:
+    assert len(play(1000, [200] * 300)) == 300
+
+
+def test_a_tight_budget_codes_more_coarsely_and_recovers() -> None:
+    budget = ByteBudget(20, 4, 2)
+    now = 0
+    steps = []
+    for size in [1000] * 60 + [100] * 60:
+        now += 5 * STEP_NS
+        budget.spend(size, now, keyframe=False)
+        budget.step(now)
+        steps.append(budget.steps)
+    assert (steps[30], steps[59], steps[-1]) == (0, 1, 0)
+
+
+def test_what_could_not_be_shown_is_shown_when_there_is_room() -> None:
+    planner = Planner(EncodeSettings(max_fps=10, budget_kbit_s=20), DetectSettings(enabled=False))
+    assert planner.decide(MOTION, 10**9, LinkState()).action is Action.SEND
+    planner.sent(25_000, 10**9, keyframe=True)
+    assert planner.decide(MOTION, 2 * 10**9, LinkState()).action is Action.SKIP
+    assert planner.decide(IDLE, 3 * 10**9, LinkState()).action is Action.SKIP
+    assert planner.decide(IDLE, 12 * 10**9, LinkState()).action is Action.SEND
