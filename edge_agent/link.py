@@ -60,13 +60,6 @@ class Session:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.closed = asyncio.Event()
-        self._asked: set[asyncio.Future[Msg]] = set()
-
-    def lose(self) -> None:
-        """The connection is lost: whoever waits for an answer is told."""
-        self.closed.set()
-        for asked in self._asked:
-            asked.cancel()
 
     async def request(
         self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None, timeout_s: float
@@ -79,14 +72,12 @@ class Session:
         asked = asyncio.ensure_future(
             self.client.request(subject, payload, timeout=timeout_s, headers=headers)
         )
-        self._asked.add(asked)
+        lost = asyncio.ensure_future(self.closed.wait())
         try:
-            return await asked
-        except asyncio.CancelledError:
-            waiting = asyncio.current_task()
-            if self.closed.is_set() and waiting is not None and not waiting.cancelling():
-                raise BusError("connection lost") from None
-            raise
+            await asyncio.wait({asked, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise BusError("connection lost")
+            return asked.result()
         except nats.errors.NoRespondersError:
             raise Refused(NO_RESPONDERS, f"nothing listens on {subject}") from None
         except (TimeoutError, nats.errors.TimeoutError):
@@ -94,8 +85,8 @@ class Session:
         except nats.errors.Error as problem:
             raise BusError(str(problem)) from None
         finally:
-            self._asked.discard(asked)
-            asked.cancel()
+            for task in (asked, lost):
+                task.cancel()
 
     async def api(self, subject: str, body: dict[str, Any] | None = None, *, timeout_s: float = 5.0) -> Any:
         """A JetStream API call, `$JS.API.{subject}`; returns its JSON answer."""
@@ -178,7 +169,7 @@ class Link:
                 self._ended, self._seen = self.wire, WireBytes()
                 self.session = None
                 self.lost_at = time.monotonic()
-                session.lose()
+                session.closed.set()
                 with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
                     await asyncio.wait_for(client.close(), 1)
             await asyncio.sleep(delay * random.random() / 2)
