@@ -341,8 +341,12 @@ class Forwarder:
             last,
             envelope,
         )
-        if await self._until_stored(camera, state, message) is None:
-            return
+        self._keeper.sending.add(sequence)
+        try:
+            if await self._until_stored(camera, state, message) is None:
+                return
+        finally:
+            self._keeper.sending.discard(sequence)
         state.reached[pb.LANE_BACKLOG, epoch] = max(reached, last)
         self._spool.report_acknowledged(camera, sequence)
 

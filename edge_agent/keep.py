@@ -55,6 +55,8 @@ class Keeper:
         self._failing = False
         self._told_full = False
         spool.on_lost = self._lost
+        # Reports on their way to the hub, as positions in the spool: nothing is joined to these any more.
+        self.sending: set[int] = set()
         # Wakes the forwarder: something new is in the spool.
         self.added = asyncio.Condition()
 
@@ -203,10 +205,11 @@ class Keeper:
 
     async def _report(self, camera: str, envelope: pb.FrameEnvelope) -> None:
         """Keep a report of lost frames, joined to one that it continues."""
-        for position, (_, earlier) in enumerate(self._spool.reports.get(camera, [])):
+        for position, (sequence, earlier) in enumerate(self._spool.reports.get(camera, [])):
             before, item = earlier.items[0], envelope.items[0]
             if (
-                earlier.epoch == envelope.epoch
+                sequence not in self.sending
+                and earlier.epoch == envelope.epoch
                 and before.range.reason == item.range.reason
                 and item_range(before)[1] + 1 == item_range(item)[0]
             ):
