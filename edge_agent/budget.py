@@ -6,6 +6,7 @@ which costs a keyframe and so happens rarely. Pure: time comes in.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,14 +15,21 @@ _WINDOW_S: Final = 10.0
 # Of one message beyond its units, with its acknowledgement and headers; and of a unit beyond its data.
 _MESSAGE_BYTES: Final = 750
 _UNIT_BYTES: Final = 60
+# Of TCP/IP, as a share.
+_HEADERS: Final = 0.03
 # From this share of the window's bytes on, frames are thinned out.
 _EASE_FROM: Final = 0.6
 # A keyframe costs about so many units, as long as no unit was seen.
 _KEYFRAME_UNITS: Final = 8
-# One step of the quantiser, a third of the bytes; at most so many; and how long between two.
+# One step of the quantiser, a third of the bytes; at most so many; how long before one down, and one up.
 STEP_CRF: Final = 4
-_MOST_STEPS: Final = 4
+_MOST_STEPS: Final = 5
+_STEP_GAIN: Final = 1.5
+_FIRST_STEP_S: Final = 5.0
 _STEP_EVERY_S: Final = 20.0
+# A busy picture's keyframe at CRF 24, in bytes a pixel; half with every 5 more. It may take half the window.
+_KEYFRAME_PX_BYTES: Final = 0.19
+_KEYFRAME_SHARE: Final = 0.5
 # What the rung would send against the budget: a step down above, a step up below.
 _TOO_MUCH: Final = 1.1
 _LITTLE: Final = 0.4
@@ -42,6 +50,14 @@ class ByteBudget:
     _unit: float = 0.0
     _keyframe: float = 0.0
     _stepped_ns: int | None = None
+    # Below this, a keyframe would not fit.
+    _least: int = 0
+
+    def start(self, crf: int, width_px: int) -> None:
+        """Begin so far down that a keyframe of a picture so wide, 4 to 3, leaves room in the window."""
+        guess = _KEYFRAME_PX_BYTES * width_px**2 * 0.75 * 2.0 ** ((24 - crf) / 5)
+        over = guess / (self._limit * _KEYFRAME_SHARE)
+        self.steps = self._least = self._steps_for(over) if over > 1 else 0
 
     def spend(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
         """A unit was sent."""
@@ -69,22 +85,29 @@ class ByteBudget:
 
     def step(self, now_ns: int) -> bool:
         """Whether `steps` has just changed: the rung has to follow."""
-        if self._stepped_ns is None or now_ns - self._stepped_ns < _STEP_EVERY_S * 1e9 or not self._unit:
+        if self._stepped_ns is None or not self._unit:
             return False
+        waited_s = (now_ns - self._stepped_ns) / 1e9
         wanted = self._unit * self.max_fps / (self._limit / _WINDOW_S)
         if wanted > _TOO_MUCH and self.steps < _MOST_STEPS:
-            self.steps += 1
-        elif wanted < _LITTLE and self.steps:
-            self.steps -= 1
+            due_s, steps = _FIRST_STEP_S, min(self.steps + self._steps_for(wanted), _MOST_STEPS)
+        elif wanted < _LITTLE and self.steps > self._least:
+            due_s, steps = _STEP_EVERY_S, self.steps - 1
         else:
             return False
-        self._stepped_ns, self._unit = now_ns, 0.0
+        if waited_s < due_s:
+            return False
+        self.steps, self._stepped_ns, self._unit = steps, now_ns, 0.0
         return True
+
+    @staticmethod
+    def _steps_for(over: float) -> int:
+        return min(math.ceil(math.log(over) / math.log(_STEP_GAIN)), _MOST_STEPS)
 
     @property
     def _limit(self) -> float:
         """Bytes of a window. Messages bunch what was made over `batch_s` more, so less is planned for."""
-        return self.kbit_s * 125 * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
+        return (1 - _HEADERS) * self.kbit_s * 125 * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
 
     def _in_window(self, now_ns: int) -> float:
         while self._sent and now_ns - self._sent[0][0] >= _WINDOW_S * 1e9:

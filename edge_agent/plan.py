@@ -199,6 +199,9 @@ class Planner:
             if encode.budget_kbit_s is not None
             else None
         )
+        if self._budget is not None:
+            self._budget.start(self._rung.crf, self._rung.width_px)
+            self._follow_rung()
 
     @property
     def rung(self) -> Rung:

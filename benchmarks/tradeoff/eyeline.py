@@ -43,6 +43,8 @@ _EPOCH = Epoch(1, bytes(range(8)))
 # Of the simulated clocks, when the first picture is captured: no value may be 0.
 _START_NS = 10**12
 _WALL_NS = 1_760_000_000 * 10**9
+# A byte budget has to hold over any window of this.
+_WINDOW_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,7 @@ class _Cloud:
         self._subject = frame_subject(_SITE, _DEVICE, _CAMERA)
         self.results: dict[int, tuple[Detections, str]] = {}
         self.delays_ms: list[float] = []
-        self.total_bytes = 0
-        self.messages = 0
+        self.sent: list[tuple[float, int]] = []
 
     def ready(self) -> bool:
         return True
@@ -94,9 +95,8 @@ class _Cloud:
     def offer(self, envelope: pb.FrameEnvelope) -> None:
         """Take a message of the edge, as bytes."""
         sequence = next(self._messages)
-        self.messages += 1
-        self.total_bytes += envelope_bytes(envelope, sequence)
         now_s = envelope.published.monotonic_ns / 1e9
+        self.sent.append((now_s, envelope_bytes(envelope, sequence)))
         message = StreamMessage(self._subject, encode_envelope(envelope), {}, sequence, 1, 0)
         for work in self._intake.accept(message):
             pending = self._answers.append(work, now_s)
@@ -114,6 +114,13 @@ class _Cloud:
             return
         assert picture is not None  # it was wanted
         pending.outcome = Seen(to_source(self._model(picture), picture_format), 1, 2, 3)
+
+    def peak_kbit_s(self) -> float:
+        """Of the ten seconds that brought most."""
+        windows = [
+            sum(size for at, size in self.sent if start <= at < start + _WINDOW_S) for start, _ in self.sent
+        ]
+        return max(windows, default=0) / 125 / _WINDOW_S
 
     def collect(self, now_s: float) -> None:
         """Note what can be answered by then."""
@@ -174,12 +181,17 @@ def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, mode: 
     return points.make(
         point.name,
         point.kind,
-        total_bytes=cloud.total_bytes,
+        total_bytes=sum(size for _, size in cloud.sent),
         scene=scene,
         answers=[found for found, _ in answered],
         provenance=[name for _, name in answered],
         inferences=model.inferences - before,
         cpu_ms={stage: counts.stage_cpu_ns[stage] / 1e6 for stage in STAGES},
         delay_ms=dict(zip(("p50", "p95", "p99"), map(float, delays), strict=True)),
-        config={"encode": point.encode, "heartbeat_s": point.heartbeat_s, "messages": cloud.messages},
+        config={
+            "encode": point.encode,
+            "heartbeat_s": point.heartbeat_s,
+            "messages": len(cloud.sent),
+            "peak_10s_kbit_s": cloud.peak_kbit_s(),
+        },
     )

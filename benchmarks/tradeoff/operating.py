@@ -13,12 +13,12 @@ _BATCH_MS, _HEARTBEAT_S = 4000, 10.0
 def pixels() -> Iterator[Operating]:
     """Frames a second, coded width and quantiser, edge-only answers off."""
     for max_fps, width, crfs in (
-        (5.0, 416, (24, 28)),
-        (3.4, 416, (24, 28, 32)),
-        (2.5, 416, (26, 30, 34, 38)),
-        (2.0, 416, (26, 28, 30, 32, 34, 36, 38, 40, 42)),
-        (1.7, 416, (28, 32, 34, 36, 38, 40)),
-        (2.0, 576, (30, 34, 38)),
+        (5.0, 416, (24, 28, 32, 36)),
+        (3.4, 416, (24, 28, 32, 34, 36, 38, 40)),
+        (2.5, 416, (26, 30, 32, 34, 36, 38, 40)),
+        (2.0, 416, (26, 30, 32, 34, 36, 38, 40, 42)),
+        (1.7, 416, (30, 34, 36, 38, 40)),
+        (2.0, 576, (34, 38)),
     ):
         for crf in crfs:
             yield Operating(
@@ -27,6 +27,13 @@ def pixels() -> Iterator[Operating]:
                 detect={"enabled": False},
                 heartbeat_s=_HEARTBEAT_S,
             )
+    for budget in (20, 50, 200):
+        yield Operating(
+            f"budget {budget} kbit/s",
+            encode={"max_fps": 3.4, "crf": 26, "batch_ms": 1000, "budget_kbit_s": budget},
+            detect={"enabled": False},
+            heartbeat_s=5.0,
+        )
     for crf in (30, 36):
         yield Operating(
             f"prompt 2 fps 416px crf{crf}",

@@ -25,7 +25,7 @@ def play(budget_kbit_s: float, sizes: list[int], *, batch_ms: float = 0.0) -> li
         now = 10**9 + index * STEP_NS
         decision = planner.decide(MOTION, now, LinkState())
         if decision.action is Action.SEND:
-            coarser = 0.66 ** ((decision.rung.crf - settings.crf) / STEP_CRF)
+            coarser = 0.66 ** ((decision.rung.crf - 30) / STEP_CRF)
             data = int(size * coarser * (8 if decision.chain else 1)) + 1
             planner.sent(data, now, keyframe=decision.chain is not None)
             sent.append((now, data))
@@ -50,6 +50,14 @@ def test_unsteady_pictures_keep_inside_as_well(sizes: list[int]) -> None:
     assert most_in_ten_seconds(play(50, sizes)) <= 50 * 1250 + 8 * 3000
 
 
+def test_a_small_budget_begins_where_a_keyframe_fits() -> None:
+    budget = ByteBudget(20, 1, 3)
+    budget.start(24, 416)
+    assert budget.steps == 2
+    budget.start(36, 416)
+    assert budget.steps == 0
+
+
 def test_a_budget_that_is_ample_changes_nothing() -> None:
     assert len(play(1000, [200] * 300)) == 300
 
@@ -63,7 +71,8 @@ def test_a_tight_budget_codes_more_coarsely_and_recovers() -> None:
         budget.spend(size, now, keyframe=False)
         budget.step(now)
         steps.append(budget.steps)
-    assert (steps[30], steps[59], steps[-1]) == (0, 1, 0)
+    assert steps[5] == 0
+    assert 0 < steps[-1] < steps[59]
 
 
 def test_what_could_not_be_shown_is_shown_when_there_is_room() -> None:

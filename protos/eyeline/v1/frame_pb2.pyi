@@ -229,7 +229,9 @@ class CaptureTime(_message.Message):
     monotonic_ns: _builtins.int
     """Device monotonic clock, in nanoseconds; only comparable within one epoch."""
     wall_ns: _builtins.int
-    """Device wall clock, in nanoseconds since the Unix epoch, uncorrected."""
+    """Device wall clock, in nanoseconds since the Unix epoch, uncorrected. 0 in items: `published` of the
+    envelope relates the two clocks.
+    """
     def __init__(
         self,
         *,
@@ -399,7 +401,9 @@ class FrameRange(_message.Message):
     reason: _builtins.str
     """For DROPPED: a stable snake_case reason, for example "spool_full"."""
     @_builtins.property
-    def first_capture(self) -> Global___CaptureTime: ...
+    def first_capture(self) -> Global___CaptureTime:
+        """Both times are left out of a SKIPPED range between two access units: evenly spaced between theirs."""
+
     @_builtins.property
     def last_capture(self) -> Global___CaptureTime: ...
     @_builtins.property
