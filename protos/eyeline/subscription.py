@@ -136,6 +136,7 @@ class Subscription:
         self._ready.clear()
         if self._reading is not None:
             self._reading.cancel()
+            self._hang_up()
             await asyncio.wait({self._reading})
             if not self._reading.cancelled():
                 self._reading.exception()  # nobody is left to hear of it
@@ -159,7 +160,8 @@ class Subscription:
         """The next results, over as many connections as it takes."""
         if self._began is None:
             self._began = time.monotonic()
-        while True:
+        # A cancellation that meets the end of a call can be lost inside gRPC: closing ends this all the same.
+        while not self._closed:
             try:
                 response = await self._next_response()
             except grpc.RpcError as problem:
@@ -177,6 +179,7 @@ class Subscription:
                 self._go_on_after(response.resume_token)
                 if not self._ready:
                     self._token = response.resume_token
+        return []
 
     async def _next_response(self) -> pb.SubscribeResponse:
         if self._call is not None:
