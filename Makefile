@@ -2,13 +2,14 @@
 # make demo       the whole system on a street clip; ARGS="--video FILE --seconds 30 --cameras 4"
 # make test       linters, types, proto checks, unit, wire and integration tests
 # make test-long  what takes longer: faults, soak, fuzz
+# make k8s-check  all about deploy/: manifests, rules, Dockerfiles, and the run of the manifests
 # make clean      removes what these made
 #
 # PYTHON=python3.12 chooses another interpreter for .venv.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-long lint clean
+.PHONY: setup demo test test-long k8s-check lint clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,6 +38,10 @@ test: lint
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long and not shared_data and not gpu" --timeout 1200 $(ARGS)
+
+k8s-check: setup
+	$(BIN)/python -m pytest -m "not shared_data and not gpu" --timeout 1200 \
+		tests/k8s tests/integration/test_manifests_run.py $(ARGS)
 
 clean:
 	rm -rf .venv .triton build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,6 +28,7 @@ from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import INFERENCE_FAILED, Inference
 from cloud_inference.store import FencedOut, ResultLog, Stored
 from cloud_inference.track import Tracks
+from cloud_inference.workload import CameraLoad
 from eyeline import subjects
 from eyeline.errors import BadEnvelope, BusError, InvalidName
 from eyeline.v1 import detection_pb2, device_pb2, frame_pb2, result_pb2
@@ -197,6 +198,7 @@ class _Session:
         )
         for result in stored.results:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
+        self._load = CameraLoad(self._bus.tenant)
         self._slots = asyncio.Semaphore(self._shared.max_in_flight)
         self._wake = asyncio.Event()
         # The message that waits for a place, if one does.
@@ -214,6 +216,7 @@ class _Session:
 
     async def close(self) -> None:
         """Give the consumer back."""
+        self._load.close()
         await self._feed.close()
 
     async def take(self) -> None:
@@ -230,6 +233,7 @@ class _Session:
                     )
                     await self._owner.set_aside(message, bad)
                     work = [_end_of(message)]
+                self._load.took(work[-1].source.lane if work else frame_pb2.LANE_LIVE, message.pending)
                 for one in work:
                     if one.kind is Kind.PIXELS:
                         self._taking = one.source
@@ -249,6 +253,7 @@ class _Session:
             oldest = self._answers.oldest_unseen()
             source = oldest.source if oldest is not None else self._taking
             lag_ns = time.time_ns() - source.stored_ns - self._shortest_ns if source is not None else 0
+            self._load.lagging(source.lane if source is not None else frame_pb2.LANE_LIVE, lag_ns / 1e9)
             if source is not None and lag_ns > _LAG_NS:
                 await self._owner.tell_lag(source.envelope.device, lag_ns)
 

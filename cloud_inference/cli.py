@@ -1,4 +1,4 @@
-"""`cloud-inference worker | api | triton | local | enroll | revoke | token | models`.
+"""`cloud-inference worker | api | triton | repository | local | secrets | enroll | revoke | token | models`.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -86,6 +86,32 @@ def triton(  # typer calls it, by name
 
 
 @app.command()
+def repository(
+    out: Annotated[Path, typer.Option(help="Folder that gets the models.")],
+    config: Config = None,
+    set_: Set = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to serve, by name or folder; repeat it for several.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=256)] = 4,
+    max_queue_delay_us: Annotated[int, typer.Option(min=0, max=1_000_000)] = 500,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+) -> None:
+    """Write Triton's model repository, for a tritonserver that is started by somebody else."""
+    settings = _settings(config, set_)
+    from cloud_inference import triton_repository
+    from eyeline_models import catalogue
+
+    names = model or [settings.triton.model]
+    served = [triton_repository.of_card(catalogue.load(name)) for name in names]
+    serving = triton_repository.Serving(max_batch, max_queue_delay_us, threads)
+    try:
+        triton_repository.write(out, served, serving)
+    except OSError as problem:
+        raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
+
+
+@app.command()
 def local(  # typer calls it, by name
     config: Config = None,
     set_: Set = None,
@@ -140,6 +166,27 @@ def local(  # typer calls it, by name
 DeviceName = Annotated[str, typer.Argument(metavar="TENANT/SITE/DEVICE")]
 State = Annotated[Path | None, typer.Option(help="The hub's state folder [default: as for local].")]
 Hub = Annotated[str | None, typer.Option(help="Address of the hub [default: the one of this machine].")]
+
+
+@app.command()
+def secrets(
+    out: Annotated[Path, typer.Option(help="File to write; keep it as secret as what is in it.")],
+    state: State = None,
+    tenant: Annotated[list[str] | None, typer.Option(help="Repeat it for several.")] = None,
+    hub: Annotated[
+        str, typer.Option(help="Address of the hub inside the cluster.")
+    ] = "nats://eyeline-nats:4222",
+    public: Annotated[str | None, typer.Option(help="The same for devices [default: --hub].")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Of the Secrets [default: kubectl's].")] = None,
+) -> None:
+    """Write the Secrets that the manifests in deploy/k8s refer to."""
+    from cloud_inference import cluster
+
+    made = cluster.secrets(
+        state or default_state_dir(), tenant or ["default"], hub=hub, public=public, namespace=namespace
+    )
+    cluster.write(out, made)
+    print(out)
 
 
 @app.command()

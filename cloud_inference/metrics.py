@@ -33,8 +33,14 @@ FENCED = Counter("eyeline_cloud_fenced_writes_total", "Writes refused because an
 CAMERAS = Gauge("eyeline_cloud_cameras_count", "Cameras that this worker owns.", ["tenant"])
 WAITING = Gauge(
     "eyeline_cloud_waiting_messages_count",
-    "Messages in the hub not yet taken, of the cameras owned.",
-    ["tenant"],
+    "Messages in the hub not yet taken, of the cameras owned, as of their last message.",
+    ["tenant", "lane"],
+)
+TAKEN = Counter("eyeline_cloud_taken_messages_total", "Messages taken from the hub.", ["tenant", "lane"])
+LAG = Gauge(
+    "eyeline_cloud_lag_seconds",
+    "How long the oldest frame in work has waited since the hub stored it, of the worst camera owned.",
+    ["tenant", "lane"],
 )
 IN_FLIGHT = Gauge(
     "eyeline_cloud_in_flight_frames_count", "Decoded frames that wait for the inference server."

@@ -274,6 +274,9 @@ class TritonModel:
         details = " ".join((problem.details() or "").split())
         said = f"Triton at {self.url}: {details or problem.code().name}"
         match problem.code():
+            # Of a model that is there and not served now: the server stops, or changes its version.
+            case _ if "no available versions" in details:
+                return TritonUnavailable(said)
             case grpc.StatusCode.NOT_FOUND:
                 return self._missing(details)
             case grpc.StatusCode.INVALID_ARGUMENT if "unknown model" in details:

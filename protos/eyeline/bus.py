@@ -105,16 +105,19 @@ async def connect(
                 disconnected_cb=disconnected,
                 reconnected_cb=reconnected,
             )
-        except (TimeoutError, OSError, nats.errors.NoServersError, nats.errors.TimeoutError) as problem:
-            reason = refusal[-1] if refusal else str(problem)
-            if not wait:
-                raise BusError(f"NATS at {where} cannot be reached ({reason}): is it running?") from None
-            if not said:
-                _log.warning("nats_waiting", client=name, server=where, reason=reason)
-                said = True
         except ImportError:
             raise ConfigError(f"NATS at {where}: WebSocket needs pip install 'eyeline[websocket]'") from None
-        except nats.errors.Error as problem:
+        except (TimeoutError, OSError, nats.errors.Error) as problem:
+            if _is_away(problem):
+                reason = refusal[-1] if refusal else str(problem)
+                if not wait:
+                    raise BusError(f"NATS at {where} cannot be reached ({reason}): is it running?") from None
+                if not said:
+                    _log.warning("nats_waiting", client=name, server=where, reason=reason)
+                    said = True
+                await asyncio.sleep(delay * (1 + random.random() / 4))
+                delay = min(delay * 2, _LONGEST_WAIT_S)
+                continue
             reason = str(problem)
             if "authorization" in reason.lower() or "authentication" in reason.lower():
                 reason = "it does not know this user and password; check them"
@@ -127,8 +130,13 @@ async def connect(
             if said:
                 _log.info("nats_connected", client=name, server=where)
             return client
-        await asyncio.sleep(delay * (1 + random.random() / 4))
-        delay = min(delay * 2, _LONGEST_WAIT_S)
+
+
+def _is_away(problem: Exception) -> bool:
+    """Whether a server may come: nobody answered, or a proxy did that has no server behind it yet."""
+    if isinstance(problem, nats.errors.NoServersError | nats.errors.TimeoutError):
+        return True
+    return not isinstance(problem, nats.errors.Error) or "empty response" in str(problem)
 
 
 async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
