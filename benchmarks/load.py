@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from edge_agent.config import EncodeSettings, RedactSettings
 from edge_agent.encode import open_encoder
 from edge_agent.frame import Frame
-from edge_agent.plan import Rung
+from edge_agent.plan import rung_of
 from edge_agent.redact import Redactor
 from eyeline.envelope import SCHEMA_MAJOR, encode_envelope, message_id
 from eyeline.subjects import frame_subject
@@ -35,7 +35,7 @@ class Coded:
 
 def encode(clip: Path, frames: int) -> Coded:
     """The first frames of a clip, again from its start when it is shorter; a keyframe every 300."""
-    rung, redactor = Rung.of(EncodeSettings()), Redactor(RedactSettings())
+    rung, redactor = rung_of(EncodeSettings()), Redactor(RedactSettings())
     encoder = None
     units: list[bytes] = []
     while len(units) < frames:

@@ -35,10 +35,10 @@ from cloud_inference.decode import ChainDecoder
 from edge_agent.config import AgentSettings, DetectSettings
 from edge_agent.encode import Encoder, open_encoder
 from edge_agent.frame import Frame
-from edge_agent.plan import Rung
 from edge_agent.redact import Redactor, pixels_of
 from edge_agent.redact_models import Models, redactor
 from eyeline.errors import EyelineError
+from eyeline.ladder import Rung
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections
 from eyeline_models import catalogue

@@ -11,10 +11,10 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from edge_agent.config import DetectSettings
-from edge_agent.encode import Scaler, colours
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from eyeline.errors import EyelineError
+from eyeline.pictures import Scaler, colours
 from eyeline.v1 import detection_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections

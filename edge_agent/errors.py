@@ -1,7 +1,6 @@
 """The errors of the edge agent.
 
     EyelineError
-    ├── EncodeFailed             a picture could not be coded; its encoder is of no further use (retryable)
     ├── RedactFailed             a picture could not be redacted, so that none of it leaves (retryable)
     ├── DetectFailed             the edge model cannot be loaded or run
     ├── SourceError              a camera, file or folder that gives no frames
@@ -30,12 +29,6 @@ class SourceUnavailable(SourceError):
 
 class SourceInvalid(SourceError):
     """Opening it again cannot succeed until somebody changes something."""
-
-
-class EncodeFailed(EyelineError):
-    """A picture could not be coded; its encoder is of no further use, another one may work."""
-
-    retryable = True
 
 
 class RedactFailed(EyelineError):

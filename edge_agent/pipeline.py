@@ -27,9 +27,10 @@ from edge_agent.frame import Frame
 from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, StageClock
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
-from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner, Rung
+from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner
 from edge_agent.redact import RedactedPicture, Redactor
 from edge_agent.redact_models import redactor as redactor_of
+from eyeline.ladder import Rung
 from eyeline.v1 import device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections

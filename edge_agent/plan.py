@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal
+from typing import Final
 
 from edge_agent.budget import STEP_CRF, ByteBudget
 from edge_agent.config import DetectSettings, EncodeSettings
 from edge_agent.gate import GateDecision, GateReason
+from eyeline.ladder import Effort, Rung
 from eyeline.v1 import device_pb2
-
-StillCodec = Literal["jpeg", "webp"]
-Effort = Literal["low", "high"]
-Codec = Literal["h264", "hevc", "jpeg", "webp"]
 
 # After a pause of 1 to 60 s, an intra-coded picture costs 14 to 20 times the inter-coded one that continues
 # the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no
@@ -28,61 +25,6 @@ _HIGH_EFFORT_RATE: Final = 3.4 * 416**2
 _EASE_FROM: Final = 0.5
 _FULL: Final = 0.95
 _LOWEST_SHARE: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One step of the ladder: what pixels look like when they are sent.
-
-    width_px: longer side of the coded picture; crf: of inter-coded video; quality: of stills, 1 to 100;
-    max_fps: frames with pixels a second; effort: how hard the video encoder searches.
-    """
-
-    codec: Codec
-    width_px: int
-    crf: int
-    quality: int
-    max_fps: float
-    effort: Effort = "low"
-
-    @classmethod
-    def of(cls, settings: EncodeSettings, desired: device_pb2.DesiredCamera | None = None) -> Rung:
-        """The rung that the settings name, with what the cloud asks for put over them.
-
-        Desired values outside the settings' own bounds are brought to the nearest bound.
-        """
-        rung = cls(
-            settings.codec,
-            settings.width_px,
-            settings.crf,
-            settings.quality,
-            settings.max_fps,
-            _effort(settings),
-        )
-        if desired is None:
-            return rung
-        if desired.HasField("max_fps"):
-            rung = dataclasses.replace(rung, max_fps=min(max(desired.max_fps, 0.01), 240.0))
-        if desired.HasField("crf"):
-            rung = dataclasses.replace(rung, crf=min(desired.crf, 51))
-        if desired.HasField("width_px"):
-            rung = dataclasses.replace(rung, width_px=min(max(desired.width_px, 64), 4096))
-        return rung
-
-    @property
-    def is_still(self) -> bool:
-        """Whether every picture stands alone."""
-        return self.codec in {"jpeg", "webp"}
-
-    @property
-    def name(self) -> str:
-        """For display: `h264 416px crf30 2fps`."""
-        grade = f"q{self.quality}" if self.is_still else f"crf{self.crf}"
-        return f"{self.codec} {self.width_px}px {grade} {self.max_fps:g}fps"
-
-    def same_stream(self, other: Rung) -> bool:
-        """Whether a chain can go on from one to the other: they differ in frame rate at most."""
-        return dataclasses.replace(self, max_fps=other.max_fps) == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +122,7 @@ class Planner:
     def __init__(self, encode: EncodeSettings, detect: DetectSettings) -> None:
         self._encode = encode
         self._detect = detect
-        self._rung = Rung.of(encode)
+        self._rung = rung_of(encode)
         self._paused = False
         self._link = LinkState()
         self._pace = Pace()
@@ -210,7 +152,7 @@ class Planner:
 
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Put what the cloud asks for over the settings; None goes back to them."""
-        self._wanted = Rung.of(self._encode, desired)
+        self._wanted = rung_of(self._encode, desired)
         self._follow_rung()
         paused = desired is not None and desired.paused
         if self._paused and not paused:
@@ -313,6 +255,30 @@ class Planner:
 
     def _start_chain(self, reason: ChainReason) -> None:
         self._pending = self._pending or reason
+
+
+def rung_of(settings: EncodeSettings, desired: device_pb2.DesiredCamera | None = None) -> Rung:
+    """The rung that the settings name, with what the cloud asks for put over them.
+
+    Desired values outside the settings' own bounds are brought to the nearest bound.
+    """
+    rung = Rung(
+        settings.codec,
+        settings.width_px,
+        settings.crf,
+        settings.quality,
+        settings.max_fps,
+        _effort(settings),
+    )
+    if desired is None:
+        return rung
+    if desired.HasField("max_fps"):
+        rung = dataclasses.replace(rung, max_fps=min(max(desired.max_fps, 0.01), 240.0))
+    if desired.HasField("crf"):
+        rung = dataclasses.replace(rung, crf=min(desired.crf, 51))
+    if desired.HasField("width_px"):
+        rung = dataclasses.replace(rung, width_px=min(max(desired.width_px, 64), 4096))
+    return rung
 
 
 def _effort(settings: EncodeSettings) -> Effort:

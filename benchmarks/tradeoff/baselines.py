@@ -18,8 +18,8 @@ from benchmarks.tradeoff.clip import Pictures, Scene, bgr
 from benchmarks.tradeoff.points import Point
 from benchmarks.tradeoff.wire import framed
 from edge_agent.detect import EdgeModel
-from edge_agent.encode import Scaler, coded_size, colours
 from edge_agent.frame import Frame
+from eyeline.pictures import Scaler, coded_size, colours
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections
 

@@ -7,6 +7,7 @@ What applications use is here: `Client`, `BlockingClient`, the values they retur
 - `envelope`: encode and parse what an agent publishes
 - `values`: plain values with numpy boxes
 - `errors`: the tree of errors
+- `ladder`: rungs, what pixels may look like; `pictures`, `coding`: how one turns pictures into bytes (extras)
 - `bus`: connecting to NATS (needs `nats-py`, which the extras bring)
 - `log`: structured logging for our processes
 - `client`: the client SDK; `subscription`: its streams; `blocking`: the same for threads

@@ -5,6 +5,7 @@
     ├── BadEnvelope        a frame message that cannot be used; `reason` says in one word why
     ├── ConfigError        a setting that cannot work; says where and what to do
     ├── ServerFailed       a server that we start ourselves does not come up or cannot be run
+    ├── EncodeFailed       a picture could not be coded; its encoder is of no further use (`retryable`)
     ├── BusError           NATS refused, or is not there (`retryable`)
     └── ApiError           the gRPC API refused, or cannot be reached; `status` is the gRPC status
         ├── Unauthenticated    no token, or one that is not known
@@ -57,6 +58,12 @@ class ConfigError(EyelineError):
 
 class ServerFailed(EyelineError):
     """A server that we start ourselves does not come up or cannot be run."""
+
+
+class EncodeFailed(EyelineError):
+    """A picture could not be coded; its encoder is of no further use, another one may work."""
+
+    retryable = True
 
 
 class BusError(EyelineError):

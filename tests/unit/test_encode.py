@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 
 from edge_agent.encode import (
     Encoder,
-    Scaler,
-    coded_size,
-    colours,
     fits,
-    jpeg_quantiser,
     open_encoder,
-    without_user_data,
 )
-from edge_agent.errors import EncodeFailed
-from edge_agent.plan import Rung
+from eyeline.coding import jpeg_quantiser, without_user_data
+from eyeline.errors import EncodeFailed
+from eyeline.ladder import Rung
+from eyeline.pictures import Scaler, coded_size, colours
 from eyeline.v1 import frame_pb2 as pb
 from eyeline_models.letterbox import Letterbox
 from tests.support.redacted import as_it_is

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from edge_agent.batch import MAX_ITEMS_BYTES, CameraIdentity, Moment
 from edge_agent.config import AgentSettings
 from edge_agent.encode import open_encoder
-from edge_agent.errors import DetectFailed, EncodeFailed
+from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from edge_agent.handoff import CaptureTime, Dropped
 from edge_agent.pipeline import CameraPipeline
-from edge_agent.plan import LinkState, Rung
+from edge_agent.plan import LinkState
 from eyeline.envelope import encode_envelope, item_range, last_sequence
+from eyeline.errors import EncodeFailed
+from eyeline.ladder import Rung
 from eyeline.v1 import device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections, Epoch

@@ -17,8 +17,8 @@ from edge_agent.plan import (
     LinkState,
     Pace,
     Planner,
-    Rung,
 )
+from eyeline.ladder import Rung
 from eyeline.v1 import device_pb2
 
 MOTION = GateDecision(open=True, reason=GateReason.MOTION)

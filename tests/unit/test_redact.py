@@ -22,12 +22,12 @@ from edge_agent.config import AgentSettings, DetectSettings, RedactSettings
 from edge_agent.encode import fits, open_encoder
 from edge_agent.errors import DetectFailed, RedactFailed
 from edge_agent.frame import Frame
-from edge_agent.plan import Rung
 from edge_agent.redact import RedactedPicture, Redactor, pixels_of
 from edge_agent.redact_mask import HIDDEN_CHROMA, HIDDEN_LUMA, SUBSAMPLING, planes_of, rasterise
 from edge_agent.redact_models import Models, redactor
 from edge_agent.redact_tracks import Tracks
 from eyeline.errors import ConfigError, EyelineError
+from eyeline.ladder import Rung
 from eyeline.settings import load
 from eyeline.values import Detections, FloatArray
 from eyeline_models import catalogue
@@ -192,6 +192,7 @@ def test_the_cameras_own_packets_do_not_pass_a_gate_that_hides() -> None:
 EMITTERS = re.compile(
     r"VideoCodecContext|CodecContext\.create\([^)]*\"w\"|imencode|imwrite|to_image|\.mux\(|add_stream"
     r"|av\.open\([^)]*\"w\"|\.tofile\(|np\.save|\.tobytes\(|Image\.fromarray"
+    r"|open_coder|import coding|eyeline\.coding"
 )
 
 
