@@ -313,12 +313,12 @@ class Answers:
             model=model,
             detections=detections.to_proto(),
             times=result_pb2.StageTimes(
-                captured_ns=_on_hub(work.first_capture, envelope),
-                published_ns=_on_hub(envelope.published, envelope),
+                captured_ns=on_hub(work.first_capture, envelope),
+                published_ns=on_hub(envelope.published, envelope),
                 hub_stored_ns=source.stored_ns,
                 consumed_ns=source.consumed_ns,
             ),
-            last_captured_ns=_on_hub(work.last_capture, envelope),
+            last_captured_ns=on_hub(work.last_capture, envelope),
             source_width_px=envelope.format.source_width_px,
             source_height_px=envelope.format.source_height_px,
             clock_uncertainty_ns=envelope.clock.uncertainty_ns,
@@ -334,7 +334,7 @@ def _source_size(work: Work) -> tuple[int, int]:
     return picture.source_width_px, picture.source_height_px
 
 
-def _on_hub(when: frame_pb2.CaptureTime, envelope: frame_pb2.FrameEnvelope) -> int:
+def on_hub(when: frame_pb2.CaptureTime, envelope: frame_pb2.FrameEnvelope) -> int:
     """When it was by the hub's clock.
 
     The clock estimate holds for the moment at which the envelope was made, and the device's wall clock may

@@ -18,3 +18,4 @@ DELIVERY_SECONDS = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30),
 )
 DETECT_SECONDS = Histogram("eyeline_cloud_api_detect_seconds", "Time of a Detect call, decoding included.")
+STILLS = Counter("eyeline_cloud_api_stills_total", "Pictures of cameras given to callers.")

@@ -20,9 +20,11 @@ from cloud_inference.api.auth import Authenticator
 from cloud_inference.api.devices import DevicesService
 from cloud_inference.api.inference import InferenceService
 from cloud_inference.api.results import ResultsService
+from cloud_inference.api.stills import StillsService
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, is_loopback
 from cloud_inference.infer import Model
+from cloud_inference.stills import Stills
 from cloud_inference.triton import TritonModel
 from eyeline import bus
 from eyeline.errors import BusError, ConfigError, EyelineError
@@ -34,6 +36,8 @@ from eyeline.v1 import (
     inference_pb2_grpc,
     result_pb2,
     result_pb2_grpc,
+    still_pb2,
+    still_pb2_grpc,
 )
 from eyeline_models import catalogue
 from eyeline_models.catalogue import ModelCard
@@ -44,6 +48,7 @@ SERVICES = (
     result_pb2.DESCRIPTOR.services_by_name["Results"].full_name,
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     device_pb2.DESCRIPTOR.services_by_name["Devices"].full_name,
+    still_pb2.DESCRIPTOR.services_by_name["Stills"].full_name,
 )
 _GRACE_S = 5.0
 _RETRY_S = 0.5
@@ -120,6 +125,8 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
         InferenceService(model, card, auth, max_image_bytes=settings.api.max_image_bytes), server
     )
     device_pb2_grpc.add_DevicesServicer_to_server(DevicesService(tenants, auth), server)
+    stills = Stills()
+    still_pb2_grpc.add_StillsServicer_to_server(StillsService(tenants, auth, stills), server)
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(
@@ -144,7 +151,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     for service in ("", *SERVICES):
         await health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
-        async with asyncio.TaskGroup() as group:
+        async with stills, asyncio.TaskGroup() as group:
             connecting = [
                 group.create_task(_connect(settings, tenant, tenants)) for tenant in settings.hub.tenants
             ]

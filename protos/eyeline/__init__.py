@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from eyeline.subscription import Backoff, Subscription
-    from eyeline.values import Detections, Epoch, ImageAnswer, Provenance, Result
+    from eyeline.values import Detections, Epoch, ImageAnswer, Provenance, Result, Still
 
 __all__ = [
     "ApiError",
@@ -61,6 +61,7 @@ __all__ = [
     "Result",
     "ResumeGapError",
     "ServerError",
+    "Still",
     "Subscription",
     "Unauthenticated",
     "Unavailable",
@@ -77,6 +78,7 @@ _HOMES = {
     "ImageAnswer": "values",
     "Provenance": "values",
     "Result": "values",
+    "Still": "values",
 }
 
 

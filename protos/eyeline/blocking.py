@@ -19,7 +19,7 @@ from eyeline.client import DEFAULT_TIMEOUT_S, Camera, Client, Tls
 from eyeline.errors import InvalidRequest, ResumeGapError
 from eyeline.subscription import Backoff, OnGap, Subscription
 from eyeline.v1 import device_pb2
-from eyeline.values import ImageAnswer, Result
+from eyeline.values import ImageAnswer, Result, Still
 
 T = TypeVar("T")
 
@@ -108,6 +108,20 @@ class BlockingClient:
     ) -> ImageAnswer:
         """See `Client.detect`."""
         return self._loop.run(self._client.detect(image, model, min_score, timeout_s=timeout_s))
+
+    def still(
+        self,
+        site: str,
+        camera: str,
+        *,
+        annotated: bool = False,
+        width_px: int = 0,
+        timeout_s: float | None = None,
+    ) -> Still:
+        """See `Client.still`."""
+        return self._loop.run(
+            self._client.still(site, camera, annotated=annotated, width_px=width_px, timeout_s=timeout_s)
+        )
 
     def devices(self, *, timeout_s: float | None = None) -> list[device_pb2.Device]:
         """See `Client.devices`."""

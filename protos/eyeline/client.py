@@ -32,8 +32,10 @@ from eyeline.v1 import (
     inference_pb2_grpc,
     result_pb2,
     result_pb2_grpc,
+    still_pb2,
+    still_pb2_grpc,
 )
-from eyeline.values import ImageAnswer, Result
+from eyeline.values import ImageAnswer, Result, Still
 
 # "site/camera", or the two apart.
 Camera = str | tuple[str, str]
@@ -183,6 +185,25 @@ class Client:
         request = inference_pb2.DetectRequest(image=data, model=model, min_score=min_score)
         stub: inference_pb2_grpc.InferenceAsyncStub = inference_pb2_grpc.InferenceStub(self._connection())
         return ImageAnswer.from_proto(await self._ask(stub.Detect, request, timeout_s))
+
+    async def still(
+        self,
+        site: str,
+        camera: str,
+        *,
+        annotated: bool = False,
+        width_px: int = 0,
+        timeout_s: float | None = None,
+    ) -> Still:
+        """What a camera shows now: its newest picture that has an answer; raises `NotFound` without pictures.
+
+        annotated: draw the answer in. width_px: scale the picture to it; 0 leaves the size it was sent at.
+        """
+        request = still_pb2.GetStillRequest(
+            camera=_camera((site, camera)), annotated=annotated, width_px=width_px
+        )
+        stub: still_pb2_grpc.StillsAsyncStub = still_pb2_grpc.StillsStub(self._connection())
+        return Still.from_proto(await self._ask(stub.GetStill, request, timeout_s))
 
     async def devices(self, *, timeout_s: float | None = None) -> list[device_pb2.Device]:
         """All devices, with what each last reported and what is wanted of it. timeout_s: for each page."""

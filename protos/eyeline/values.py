@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeline.v1 import detection_pb2, frame_pb2, inference_pb2, result_pb2
+from eyeline.v1 import detection_pb2, frame_pb2, inference_pb2, result_pb2, still_pb2
 
 FloatArray = NDArray[np.float32]
 
@@ -224,6 +224,46 @@ class ImageAnswer:
             model_version=message.model.version,
             image_size=(message.width_px, message.height_px),
             infer_ns=message.infer_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """What a camera shows now. Times are nanoseconds since the Unix epoch on the hub's clock.
+
+    jpeg: the picture, width and height in `size`; shows: the part of the captured frame that it is, x1, y1,
+    x2, y2 in source pixels; answer: for exactly this frame, None while there is none; latest: the camera's
+    newest.
+    """
+
+    site: str
+    camera: str
+    device: str
+    epoch: Epoch
+    sequence: int
+    captured_ns: int
+    jpeg: bytes = field(repr=False)
+    size: tuple[int, int]
+    shows: tuple[float, float, float, float]
+    answer: Result | None
+    latest: Result | None
+
+    @classmethod
+    def from_proto(cls, message: still_pb2.GetStillResponse) -> Still:
+        """From a protobuf message."""
+        box = message.shows
+        return cls(
+            site=message.key.site,
+            camera=message.key.camera,
+            device=message.device,
+            epoch=Epoch.from_proto(message.key.epoch),
+            sequence=message.key.sequence,
+            captured_ns=message.captured_ns,
+            jpeg=message.image,
+            size=(message.width_px, message.height_px),
+            shows=(box.x1_px, box.y1_px, box.x2_px, box.y2_px),
+            answer=Result.from_proto(message.answer) if message.HasField("answer") else None,
+            latest=Result.from_proto(message.latest) if message.HasField("latest") else None,
         )
 
 
