@@ -305,7 +305,7 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     card = catalogue.load(model)
     longest = max(played.captured.values(), default=0)
     truth = list(reference.on_raw_frames(clip, longest, card))
-    bands = _bands(card)
+    bands = score.Bands.of(card)
     counts = [
         score.compare(truth[sequence - 1], _answer(tallies[name], sequence), bands)
         for name, count in played.captured.items()
@@ -335,12 +335,6 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "triton": played.triton,
         "rungs": played.rungs,
     }
-
-
-def _bands(card: catalogue.ModelCard) -> score.Bands:
-    """Answers count from the model's own threshold; the band reaches as far around it as for YOLOX."""
-    threshold = float(np.median(card.thresholds))
-    return score.Bands(must=threshold * 1.25, ignore=threshold * 0.5, answer=threshold)
 
 
 def _answer(tally: Tally, sequence: int) -> Detections:

@@ -8,15 +8,20 @@ from eyeline import subjects
 def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]]:
     """What a device may publish and subscribe to, as nats-server's `permissions`.
 
-    Its own frames, status and control requests; claims of its own site; its own desired configuration. The
-    streams' own inbox is private, so that no device reads what another one asked for.
+    Its own frames, calibration samples, status and control requests; claims of its own site; its own desired
+    configuration and profiles. The streams' own inbox is private, so that no device reads what another one
+    asked for.
     """
     api = "$JS.API"
-    claims, desired = f"KV_{subjects.CLAIMS}", f"KV_{subjects.DESIRED}"
+    claims, desired, profiles = (
+        f"KV_{bucket}" for bucket in (subjects.CLAIMS, subjects.DESIRED, subjects.PROFILES)
+    )
     own_claims = f"$KV.{subjects.CLAIMS}.{subjects.camera_key(site, '*')}"
     own_desired = f"$KV.{subjects.DESIRED}.{subjects.desired_key(site, device)}"
+    own_profiles = f"$KV.{subjects.PROFILES}.{subjects.profile_key(site, device, '*')}"
     publish = [
         subjects.frame_subject(site, device, "*"),
+        subjects.sample_subject(site, device, "*"),
         subjects.status_subject(site, device),
         own_claims,
         f"{api}.INFO",
@@ -24,6 +29,7 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
         *(f"{api}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
         f"{api}.DIRECT.GET.{claims}.{own_claims}",
         f"{api}.DIRECT.GET.{desired}.{own_desired}",
+        f"{api}.DIRECT.GET.{profiles}.{own_profiles}",
     ]
     subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
     return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}

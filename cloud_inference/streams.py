@@ -12,13 +12,17 @@ _DUPLICATE_WINDOW_S = 120.0
 _DEAD_MAX_BYTES = 64 << 20
 _DEAD_MAX_AGE_S = 7 * 86_400.0
 _STATUS_MAX_AGE_S = 30 * 86_400.0
+# Of calibration samples: pixels that nobody needs once they are scored, which purges them.
+_SAMPLES_MAX_BYTES = 256 << 20
+_SAMPLES_MAX_AGE_S = 3600.0
+_SAMPLES_MAX_PARTS = 1024
 
 
 async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
     """Create what is missing and bring the rest to these settings; raises `BusError`."""
     for config in configs(settings):
         await bus.ensure_stream(js, config)
-    for bucket in (subjects.LEASES, subjects.WORKERS, subjects.CLAIMS, subjects.DESIRED):
+    for bucket in (subjects.LEASES, subjects.WORKERS, subjects.CLAIMS, subjects.DESIRED, subjects.PROFILES):
         await bus.ensure_bucket(
             js,
             KeyValueConfig(
@@ -77,7 +81,19 @@ def configs(settings: StreamSettings) -> list[StreamConfig]:
         allow_direct=True,
         num_replicas=settings.replicas,
     )
-    return [frames, results, dead, status]
+    samples = StreamConfig(
+        name=subjects.SAMPLES,
+        subjects=[subjects.sample_subject("*", "*", "*")],
+        retention=limits,
+        storage=storage,
+        discard=DiscardPolicy.OLD,
+        max_bytes=_SAMPLES_MAX_BYTES,
+        max_msgs_per_subject=_SAMPLES_MAX_PARTS,
+        max_age=_SAMPLES_MAX_AGE_S,
+        duplicate_window=_DUPLICATE_WINDOW_S,
+        num_replicas=settings.replicas,
+    )
+    return [frames, results, dead, status, samples]
 
 
 def _storage(settings: StreamSettings) -> StorageType:

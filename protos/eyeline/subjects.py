@@ -14,6 +14,8 @@ FRAMES: Final = "FRAMES"
 RESULTS: Final = "RESULTS"
 DEAD: Final = "DEAD"
 STATUS: Final = "STATUS"
+# Calibration samples.
+SAMPLES: Final = "SAMPLES"
 # On the device.
 SPOOL: Final = "SPOOL"
 # Key-value buckets of the hub.
@@ -21,6 +23,7 @@ LEASES: Final = "LEASES"
 WORKERS: Final = "WORKERS"
 CLAIMS: Final = "CLAIMS"
 DESIRED: Final = "DESIRED"
+PROFILES: Final = "PROFILES"
 
 HUB_DOMAIN: Final = "hub"
 EDGE_DOMAIN: Final = "edge"
@@ -61,6 +64,11 @@ def dead_subject(site: str, device: str, camera: str) -> str:
     return f"eyeline.v1.dead.{site}.{device}.{camera}"
 
 
+def sample_subject(site: str, device: str, camera: str) -> str:
+    """Subject of the parts of a camera's calibration samples; each part may be '*'."""
+    return f"eyeline.v1.sample.{site}.{device}.{camera}"
+
+
 def status_subject(site: str, device: str) -> str:
     """Subject of a device's status; the stream keeps the newest one."""
     return f"eyeline.v1.status.{site}.{device}"
@@ -86,6 +94,11 @@ def desired_key(site: str, device: str) -> str:
     return f"{site}.{device}"
 
 
+def profile_key(site: str, device: str, camera: str) -> str:
+    """Key of a camera's profile, as its device has it."""
+    return f"{site}.{device}.{camera}"
+
+
 def camera_key(site: str, camera: str) -> str:
     """Key of a camera in the lease and claim buckets."""
     return f"{site}.{camera}"
@@ -100,8 +113,8 @@ class FrameAddress(NamedTuple):
 
 
 def parse_frame_subject(subject: str) -> FrameAddress:
-    """Take a frame (or dead-letter) subject apart; raises `InvalidName`."""
+    """Take a frame, sample or dead-letter subject apart; raises `InvalidName`."""
     parts = subject.split(".")
-    if len(parts) != 6 or parts[:2] != ["eyeline", "v1"] or parts[2] not in {"frame", "dead"}:
+    if len(parts) != 6 or parts[:2] != ["eyeline", "v1"] or parts[2] not in {"frame", "sample", "dead"}:
         raise InvalidName(f"{subject[:200]!r} is not a frame subject")
     return FrameAddress(*(check_token(part) for part in parts[3:]))

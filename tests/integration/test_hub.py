@@ -44,16 +44,21 @@ async def test_tenants_see_only_their_own_streams(hub: LocalHub) -> None:
     [
         subjects.frame_subject(SITE, "box2", "gate"),
         subjects.frame_subject("other", "box1", "gate"),
+        subjects.sample_subject(SITE, "box2", "gate"),
         subjects.status_subject(SITE, "box2"),
         subjects.result_subject(SITE, "gate"),
         subjects.control_subject(SITE, "box2"),
         "$KV.CLAIMS.other.gate",
         f"$KV.DESIRED.{SITE}.box1",
+        f"$KV.PROFILES.{SITE}.box1.gate",
         "$JS.API.STREAM.DELETE.FRAMES",
         "$JS.API.STREAM.PURGE.FRAMES",
         "$JS.API.STREAM.MSG.GET.FRAMES",
         "$JS.API.CONSUMER.CREATE.FRAMES",
         "$JS.API.DIRECT.GET.KV_DESIRED.$KV.DESIRED.yard.box2",
+        "$JS.API.DIRECT.GET.KV_PROFILES.$KV.PROFILES.yard.box2.gate",
+        "$JS.API.STREAM.MSG.GET.SAMPLES",
+        "$JS.API.CONSUMER.CREATE.SAMPLES",
     ],
 )
 async def test_a_device_cannot_publish_outside_its_own(hub: LocalHub, subject: str) -> None:
@@ -71,6 +76,7 @@ async def test_a_device_cannot_publish_outside_its_own(hub: LocalHub, subject: s
     [
         ">",
         "eyeline.v1.frame.>",
+        "eyeline.v1.sample.>",
         subjects.control_subject(SITE, "box2"),
         f"{subjects.device_inbox(SITE, 'box2')}.>",
         "_INBOX.>",
@@ -105,6 +111,14 @@ async def test_a_device_does_its_work(hub: LocalHub) -> None:
     await desired.put(subjects.desired_key(SITE, "box1"), b"config")
     own = await js.key_value(subjects.DESIRED)
     assert (await own.get(subjects.desired_key(SITE, "box1"))).value == b"config"
+
+    sample = subjects.sample_subject(SITE, "box1", "gate")
+    assert (await js.publish(sample, b"part")).stream == subjects.SAMPLES
+    profiles = await cloud.jetstream().key_value(subjects.PROFILES)
+    own_key = subjects.profile_key(SITE, "box1", "gate")
+    await profiles.put(own_key, b"profile")
+    get = f"$JS.API.DIRECT.GET.KV_{subjects.PROFILES}.$KV.{subjects.PROFILES}.{own_key}"
+    assert (await device.request(get, b"")).data == b"profile"
 
     control = await device.subscribe(subjects.control_subject(SITE, "box1"))
     await device.flush()

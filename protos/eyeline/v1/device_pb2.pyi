@@ -89,6 +89,8 @@ class CameraStatus(_message.Message):
     RUNG_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     RECONNECTS_FIELD_NUMBER: _builtins.int
+    RUNG_REASON_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     state: Global___CameraState.ValueType
     message: _builtins.str
@@ -106,6 +108,10 @@ class CameraStatus(_message.Message):
     rung: _builtins.str
     last_sequence: _builtins.int
     reconnects: _builtins.int
+    rung_reason: _builtins.str
+    """Why the camera sits on this rung, in one line."""
+    calibration: _builtins.str
+    """What calibration does at the moment, in one line; empty when it is switched off."""
     @_builtins.property
     def frames_dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Frames dropped, by snake_case reason."""
@@ -128,10 +134,12 @@ class CameraStatus(_message.Message):
         rung: _builtins.str = ...,
         last_sequence: _builtins.int = ...,
         reconnects: _builtins.int = ...,
+        rung_reason: _builtins.str = ...,
+        calibration: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_published", b"bytes_published", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "last_sequence", b"last_sequence", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "last_sequence", b"last_sequence", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,6 +500,7 @@ class ControlRequest(_message.Message):
     CAMERA_FIELD_NUMBER: _builtins.int
     KEYFRAME_FIELD_NUMBER: _builtins.int
     LAG_NS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     keyframe: _builtins.bool
     """Start a new chain: the decoder lost its state."""
@@ -499,16 +508,19 @@ class ControlRequest(_message.Message):
     """How long this camera's messages wait in the hub before they are answered, in nanoseconds. Told a few times
     a second while it is long, so that the agent sends less; 0 when the request is about something else.
     """
+    profile: _builtins.bool
+    """There is news of the camera in the PROFILES bucket."""
     def __init__(
         self,
         *,
         camera: _builtins.str = ...,
         keyframe: _builtins.bool = ...,
         lag_ns: _builtins.int = ...,
+        profile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

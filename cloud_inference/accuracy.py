@@ -1,0 +1,86 @@
+"""Accuracy of answers against a reference: what rungs, and our benchmarks, are scored by.
+
+A reference box with a score of at least `must` has to be found; one between `ignore` and `must` is no miss
+when absent, and whoever finds it made no false alarm: without this band the threshold itself flickers.
+Answers count from `answer` on. True positive: same class, intersection over union above 0.5, one to one,
+best first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from eyeline.values import Detections, FloatArray
+from eyeline_models.catalogue import ModelCard
+
+IOU: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Scores at which boxes count. The defaults are for a model whose scores span 0 to 1 as YOLOX's do."""
+
+    must: float = 0.5
+    ignore: float = 0.2
+    answer: float = 0.4
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Bands:
+        """Answers count from the model's own threshold; the band reaches as far around it as for YOLOX."""
+        threshold = float(np.median(card.thresholds))
+        return cls(must=threshold * 1.25, ignore=threshold * 0.5, answer=threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one frame."""
+
+    true_positive: int
+    false_positive: int
+    missed: int
+
+    @property
+    def f1(self) -> float:
+        """1 when there was nothing to find and nothing was found."""
+        return f1_of(self.true_positive, self.false_positive, self.missed)
+
+
+def compare(reference: Detections, answer: Detections, bands: Bands = Bands()) -> Counts:
+    """Count one frame's hits and misses."""
+    reference = reference.take(reference.scores >= bands.ignore)
+    answer = answer.take(answer.scores >= bands.answer)
+    overlap = iou(answer.boxes, reference.boxes)
+    # By name: models number their classes differently.
+    names = np.array(answer.class_names, object), np.array(reference.class_names, object)
+    overlap[names[0][:, None] != names[1][None, :]] = 0
+    must = reference.scores >= bands.must
+    free_answers, free_references = np.ones(len(answer), bool), np.ones(len(reference), bool)
+    hits = 0
+    # Required boxes are matched first, so that an ignored one cannot take their answer away.
+    for wanted in (must, ~must):
+        pairs = np.argwhere((overlap > IOU) & wanted[None, :])
+        for row, column in pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]:
+            if free_answers[row] and free_references[column]:
+                free_answers[row] = free_references[column] = False
+                hits += int(must[column])
+    return Counts(hits, int(free_answers.sum()), int((free_references & must).sum()))
+
+
+def iou(one: FloatArray, two: FloatArray) -> FloatArray:
+    """Intersection over union of boxes [N, 4] and [M, 4], as [N, M]."""
+    low = np.maximum(one[:, None, :2], two[None, :, :2])
+    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(2)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1) for boxes in (one, two)]
+    union = areas[0][:, None] + areas[1][None, :] - shared
+    ratio: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ratio
+
+
+def f1_of(true_positive: float, false_positive: float, missed: float) -> float:
+    """Of counts added up; 1 when there was nothing to find and nothing was found."""
+    total = 2 * true_positive + false_positive + missed
+    return 1.0 if total == 0 else float(2 * true_positive / total)
