@@ -60,8 +60,8 @@ class Source:
 class Work:
     """Frames `first` to `last` of one message, to be answered together; one frame when they have pixels.
 
-    wanted: false for a frame that is already answered and only moves the decoder on. keyframe_at: stream
-    sequence of the message with the keyframe of its chain.
+    wanted: false for a frame that only moves the decoder on: answered already, or to be filled in.
+    keyframe_at: stream sequence of the message with the keyframe of its chain.
     """
 
     kind: Kind
@@ -168,9 +168,12 @@ class Intake:
                 unit.capture,
                 unit.gate_reason,
                 unit=unit,
-                wanted=bool(missing),
+                wanted=bool(missing) and not unit.reference_only,
                 keyframe_at=lane.keyframe_at if lane.chain_id == unit.chain_id else 0,
             )
+            if missing and unit.reference_only:
+                when = unit.capture
+                yield Work(Kind.SKIPPED, source, first, last, when, when, unit.gate_reason)
             return
         frames = item.range
         if frames.kind == frame_pb2.RANGE_KIND_SKIPPED and last - first < _MAX_SPLIT:

@@ -49,7 +49,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One frame's pixels. `edge`: what the edge model saw, None when it did not look."""
+    """One frame's pixels.
+
+    edge: what the edge model saw, None when it did not look. reference_only: whether it goes along for the
+    units that depend on it, and is answered as if it had been skipped.
+    """
 
     sequence: int
     capture: Moment
@@ -58,6 +62,7 @@ class Unit:
     gate_reason: GateReason
     data: bytes
     edge: Detections | None = None
+    reference_only: bool = False
 
 
 class EnvelopeBuilder:
@@ -115,6 +120,7 @@ class EnvelopeBuilder:
             keyframe=unit.chain_index == 0,
             gate_reason=unit.gate_reason.value,
             data=unit.data,
+            reference_only=unit.reference_only,
         )
         if unit.edge is not None:
             message.edge.CopyFrom(edge_answer(unit.edge))

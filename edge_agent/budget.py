@@ -30,6 +30,8 @@ _STEP_EVERY_S: Final = 20.0
 # A busy picture's keyframe at CRF 24, in bytes a pixel; half with every 5 more. It may take half the window.
 _KEYFRAME_PX_BYTES: Final = 0.19
 _KEYFRAME_SHARE: Final = 0.5
+# Of the window, what the camera's own stream may take.
+_OWN_SHARE: Final = 0.9
 # What the rung would send against the budget: a step down above, a step up below.
 _TOO_MUCH: Final = 1.1
 _LITTLE: Final = 0.4
@@ -46,6 +48,8 @@ class ByteBudget:
     steps: int = 0
     _sent: deque[tuple[int, float]] = field(default_factory=deque)
     _used: float = 0.0
+    # The camera's own pictures, sent or not.
+    _own: deque[tuple[int, int]] = field(default_factory=deque)
     # Mean bytes of a unit, keyframe apart, and of the last keyframe.
     _unit: float = 0.0
     _keyframe: float = 0.0
@@ -82,6 +86,18 @@ class ByteBudget:
         used = self._in_window(now_ns)
         expected = self._keyframe if keyframe else self._unit or self._keyframe / _KEYFRAME_UNITS
         return used == 0 or used + expected <= self._limit
+
+    def saw(self, data_bytes: int, now_ns: int) -> None:
+        """The camera made a picture of its own of so many bytes, sent or not."""
+        self._own.append((now_ns, data_bytes + _UNIT_BYTES))
+        while now_ns - self._own[0][0] >= _WINDOW_S * 1e9:
+            self._own.popleft()
+
+    def takes(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> bool:
+        """Whether the camera's own pictures fit: this one, and from a keyframe on those that follow it."""
+        if keyframe and sum(size for _, size in self._own) > _OWN_SHARE * self._limit:
+            return False
+        return self._in_window(now_ns) + data_bytes + _UNIT_BYTES <= self._limit
 
     def step(self, now_ns: int) -> bool:
         """Whether `steps` has just changed: the rung has to follow."""

@@ -182,7 +182,7 @@ class Capture:
             session.frames += 1
             self._sequence += 1
             self._recent.append(captured_ns)
-            frame = Frame(self._sequence, captured_ns, wall_ns, shot.picture, opened, gate_picture)
+            frame = Frame(self._sequence, captured_ns, wall_ns, shot.picture, opened, gate_picture, shot.own)
             if opened:
                 self._info = session.info
         if opened:

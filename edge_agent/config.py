@@ -163,7 +163,8 @@ class DetectSettings(Settings):
 class EncodeSettings(Settings):
     """What the pixels look like that leave the device."""
 
-    codec: Literal["h264", "hevc", "jpeg", "webp"] = "h264"
+    # "passthrough" sends the camera's own packets wherever they can be passed on, and H.264 elsewhere.
+    codec: Literal["h264", "hevc", "jpeg", "webp", "passthrough"] = "h264"
     # Longer side of the coded picture; never larger than the source.
     width_px: int = Field(default=416, ge=64, le=4096)
     crf: int = Field(default=30, ge=0, le=51)

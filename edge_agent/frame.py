@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.own import NO_OWN_PICTURE, OwnPicture
+
 # Formats whose first plane is luma, one byte a pixel.
 _PLANAR_YUV = frozenset(
     {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "gray"}
@@ -40,6 +42,7 @@ class Frame:
     captured, on the device's two clocks. picture: the decoded frame, in the decoder's own pixel format.
     opened: true for the first frame after the source was (re)opened. gate_picture: of a camera with a
     substream, the substream's latest picture: the same scene, smaller; None when there is none that is fresh.
+    own: the camera's own coded picture, or in one line why it cannot be passed on.
     """
 
     sequence: int
@@ -48,6 +51,7 @@ class Frame:
     picture: CapturedPicture
     opened: bool = False
     gate_picture: CapturedPicture | None = None
+    own: OwnPicture | str = NO_OWN_PICTURE
 
     @property
     def size(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from edge_agent.frame import Frame
 from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, StageClock
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
+from edge_agent.own import OwnPicture, own_format
 from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner
 from edge_agent.redact import RedactedPicture, Redactor
 from edge_agent.redact_models import redactor as redactor_of
@@ -137,6 +138,9 @@ class CameraPipeline:
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._encoder: Encoder | None = None
         self._rung: Rung | None = None
+        # Of the last unit.
+        self._format = pb.PictureFormat()
+        self._own_refused = ""
         self._chain_id = 0
         self._chain_index = 0
         self._gate_health = _Health("gate", self.camera)
@@ -235,7 +239,8 @@ class CameraPipeline:
             return
         with self._stages.stage("plan"):
             link = dataclasses.replace(self._link(), overloaded=overloaded)
-            decision = self._planner.decide(gate, frame.monotonic_ns, link, opened=frame.opened)
+            own = self._own(frame) if self._planner.wants_own else None
+            decision = self._planner.decide(gate, frame.monotonic_ns, link, opened=frame.opened, own=own)
         if decision.action is Action.SEND:
             self._send(frame, moment, gate, decision)
         elif decision.action is Action.DROP:
@@ -270,7 +275,10 @@ class CameraPipeline:
             return
         edge = self._detect(frame) if decision.look else None
         with self._stages.stage("encode"):
-            data, started = self._encode(frame, picture, decision)
+            if decision.rung.is_own:
+                data, started = self._pass_on(frame, decision)
+            else:
+                data, started = self._encode(frame, picture, decision)
         if not data:
             self._planner.broken()
             self._drop("encoder_failed", frame.sequence, moment)
@@ -282,10 +290,18 @@ class CameraPipeline:
         if started is not None:
             self._chains += 1
             CHAINS.labels(self.camera, started.value).inc()
-        unit = Unit(frame.sequence, moment, self._chain_id, self._chain_index, gate.reason, data, edge)
-        assert self._encoder is not None  # noqa: S101  # it just made the data
+        unit = Unit(
+            frame.sequence,
+            moment,
+            self._chain_id,
+            self._chain_index,
+            gate.reason,
+            data,
+            edge,
+            decision.reference_only,
+        )
         with self._stages.stage("batch"):
-            self._builder.add_unit(unit, self._encoder.picture_format, decision.rung.name)
+            self._builder.add_unit(unit, self._format, decision.rung.name)
         self._planner.sent(len(data), frame.monotonic_ns, keyframe=self._chain_index == 0)
         self._count("sent")
 
@@ -326,12 +342,34 @@ class CameraPipeline:
             self._close_encoder()
             return b"", None
         self._encoder_health.worked()
+        self._format = encoder.picture_format
+        self._continue(chain)
+        return data, chain
+
+    def _pass_on(self, frame: Frame, decision: Decision) -> tuple[bytes, ChainReason | None]:
+        """The camera's own access unit, and why it starts a chain if it does."""
+        own = frame.own
+        assert isinstance(own, OwnPicture)  # noqa: S101  # the plan was offered it
+        data = self._redactor.pass_coded(own.data)
+        self._format = own_format(own, frame.picture)
+        self._continue(decision.chain)
+        return data, decision.chain
+
+    def _continue(self, chain: ChainReason | None) -> None:
         if chain is None:
             self._chain_index += 1
         else:
             self._chain_id += 1
             self._chain_index = 0
-        return data, chain
+
+    def _own(self, frame: Frame) -> OwnPicture | None:
+        """The camera's own picture, if it may leave; says once a change why none does."""
+        own = "what the camera shows is redacted" if self._redactor.active else frame.own
+        refused = own if isinstance(own, str) else ""
+        if refused and refused != self._own_refused:
+            _log.warning("passthrough_refused", camera=self.camera, reason=refused, effect="transcoded")
+        self._own_refused = refused
+        return own if isinstance(own, OwnPicture) else None
 
     def _detect(self, frame: Frame) -> Detections | None:
         """What the edge model sees; None when it fails, since the pixels go to the cloud all the same."""

@@ -10,6 +10,7 @@ from typing import Final
 from edge_agent.budget import STEP_CRF, ByteBudget
 from edge_agent.config import DetectSettings, EncodeSettings
 from edge_agent.gate import GateDecision, GateReason
+from edge_agent.own import OwnPicture
 from eyeline.ladder import Effort, Rung
 from eyeline.v1 import device_pb2
 
@@ -68,6 +69,7 @@ class ChainReason(Enum):
     FRAMES = "frames"
     AGE = "age"
     LOST = "lost"
+    CAMERA = "camera"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Decision:
     """What happens to one frame.
 
     reason: of DROP, a snake_case word for the wire. look: run the edge model. chain: of SEND, why a new chain
-    starts with this frame, or None to continue.
+    starts with this frame, or None to continue. reference_only: of SEND, whether the frame goes along for
+    those that depend on it, and is answered as if it had been skipped.
     """
 
     action: Action
@@ -83,6 +86,7 @@ class Decision:
     reason: str = ""
     look: bool = False
     chain: ChainReason | None = None
+    reference_only: bool = False
 
 
 class Pace:
@@ -122,7 +126,7 @@ class Planner:
     def __init__(self, encode: EncodeSettings, detect: DetectSettings) -> None:
         self._encode = encode
         self._detect = detect
-        self._rung = rung_of(encode)
+        self._rung = rung_of(encode).transcoded
         self._paused = False
         self._link = LinkState()
         self._pace = Pace()
@@ -135,7 +139,9 @@ class Planner:
         self._chain_frames = 0
         self._chain_ns = 0
         self._sent_ns = 0
-        self._wanted = self._rung
+        # Of the camera's own pictures, the last one sent; None when the last one sent was coded here.
+        self._own_index: int | None = None
+        self._wanted = rung_of(encode)
         self._budget = (
             ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps)
             if encode.budget_kbit_s is not None
@@ -148,7 +154,12 @@ class Planner:
     @property
     def rung(self) -> Rung:
         """The rung in force."""
-        return self._rung
+        return self._wanted if self._own_index is not None else self._rung
+
+    @property
+    def wants_own(self) -> bool:
+        """Whether the camera's own packets are to be passed on, wherever they can."""
+        return self._wanted.is_own
 
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Put what the cloud asks for over the settings; None goes back to them."""
@@ -181,9 +192,22 @@ class Planner:
         self._unseen_motion = True
         self._start_chain(ChainReason.LOST)
 
-    def decide(self, gate: GateDecision, now_ns: int, link: LinkState, *, opened: bool = False) -> Decision:
-        """Plan one frame captured at now_ns (monotonic); opened: the first after the source was reopened."""
+    def decide(
+        self,
+        gate: GateDecision,
+        now_ns: int,
+        link: LinkState,
+        *,
+        opened: bool = False,
+        own: OwnPicture | None = None,
+    ) -> Decision:
+        """Plan one frame captured at now_ns (monotonic).
+
+        opened: the first after the source was reopened; own: the camera's own coded picture, if it may leave.
+        """
         self._follow_link(link)
+        if own is not None and self._budget is not None:
+            self._budget.saw(len(own.data), now_ns)
         if opened:
             self._start_chain(ChainReason.REOPENED)
         if self._paused:
@@ -201,31 +225,49 @@ class Planner:
         if not gate.open and not must:
             return Decision(Action.IDLE, self._rung)
         share = min(_share(link.fill), link.cloud_share)
-        if self._budget is not None:
+        passes = self._passes(own, now_ns) if share >= 1 else None
+        if self._budget is not None and passes is None:
             share *= self._budget.share(now_ns)
             if not self._budget.fits(now_ns, keyframe=(self._pending or self._limit(now_ns)) is not None):
                 # What must be shown stays to be shown: as soon as there is room.
                 self._unseen_motion = True
                 return Decision(Action.SKIP, self._rung)
-        if not self._pace.pick(now_ns, self._rung.max_fps * share, force=must):
+        must = must or (passes is not None and passes.keyframe)
+        picked = self._pace.pick(now_ns, self._rung.max_fps * share, force=must)
+        if not picked and passes is None:
             return Decision(Action.SKIP, self._rung)
         if link.fill >= _FULL or link.overloaded:
             self._start_chain(ChainReason.LOST)
             self._unseen_motion = True
             return Decision(Action.DROP, self._rung, "spool_full" if link.fill >= _FULL else "overload")
-        return self._send(now_ns)
+        return self._send(now_ns, passes, seen=picked)
 
-    def _send(self, now_ns: int) -> Decision:
+    def _passes(self, own: OwnPicture | None, now_ns: int) -> OwnPicture | None:
+        """The camera's own picture, if it is wanted and can be decoded with what was sent before it."""
+        if own is None or not self._wanted.is_own:
+            return None
+        if self._budget is not None and not self._budget.takes(len(own.data), now_ns, keyframe=own.keyframe):
+            return None
+        goes_on = own.index - 1 == self._own_index and self._pending is None and self._limit(now_ns) is None
+        return own if own.keyframe or goes_on else None
+
+    def _send(self, now_ns: int, own: OwnPicture | None, *, seen: bool) -> Decision:
         chain = self._pending or self._limit(now_ns)
-        if self._rung.is_still:
+        if own is not None:
+            chain = chain or (ChainReason.CAMERA if own.keyframe else None)
+        elif self._rung.is_still:
             chain = chain or ChainReason.STILL
+        elif self._own_index is not None:
+            chain = chain or ChainReason.RUNG
+        self._own_index = own.index if own is not None else None
         if chain is not None:
             self._chain_frames, self._chain_ns = 0, now_ns
         self._chain_frames += 1
         self._sent_ns = now_ns
-        self._pending, self._demanded, self._unseen_motion = None, False, False
-        look = self._detect.enabled and self._look_pace.pick(now_ns, self._detect.max_fps)
-        return Decision(Action.SEND, self._rung, look=look, chain=chain)
+        self._pending, self._demanded = None, False
+        self._unseen_motion = self._unseen_motion and not seen
+        look = seen and self._detect.enabled and self._look_pace.pick(now_ns, self._detect.max_fps)
+        return Decision(Action.SEND, self.rung, look=look, chain=chain, reference_only=not seen)
 
     def _limit(self, now_ns: int) -> ChainReason | None:
         if self._chain_frames >= self._encode.max_chain_frames:
@@ -245,7 +287,7 @@ class Planner:
 
     def _follow_rung(self) -> None:
         """Take up what is wanted, as far as the budget lets it."""
-        rung = self._wanted
+        rung = self._wanted.transcoded
         if self._budget is not None:
             self._budget.max_fps = rung.max_fps
             rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * self._budget.steps, 51))

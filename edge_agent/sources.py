@@ -21,6 +21,7 @@ from edge_agent import hardware, pattern
 from edge_agent.address import SourceKind, kind_of, with_credentials, without_credentials
 from edge_agent.config import CameraSettings, Transport
 from edge_agent.errors import SourceError, SourceInvalid, SourceUnavailable
+from edge_agent.own import NO_OWN_PICTURE, OwnPicture, OwnPictures
 from edge_agent.source_errors import explain
 
 OPEN_TIMEOUT_S = 10.0
@@ -51,11 +52,13 @@ class StreamInfo:
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
     """One decoded picture. arrived_ns: `time.monotonic_ns` when its data came; media_s: its place in the
-    recording, in seconds, ascending (also over loops)."""
+    recording, in seconds, ascending (also over loops); own: its coded form, or why that cannot
+    be passed on."""
 
     picture: av.VideoFrame
     arrived_ns: int
     media_s: float
+    own: OwnPicture | str = NO_OWN_PICTURE
 
 
 class Source(Protocol):
@@ -118,11 +121,11 @@ class AvSource:
         step_s = 1.0 / (self.info.declared_fps or _DEFAULT_FPS)
         while True:
             first_s, last_s = None, offset_s - step_s
-            for picture, arrived_ns in self._pictures():
+            for picture, arrived_ns, own in self._pictures():
                 here_s = picture.time if picture.time is not None else last_s + step_s
                 first_s = here_s - offset_s if first_s is None else first_s
                 last_s = max(last_s, here_s - first_s)
-                yield Shot(picture, arrived_ns, last_s)
+                yield Shot(picture, arrived_ns, last_s, own)
             if self._kind.is_live:
                 raise SourceUnavailable(f"{self._shown}: the camera closed the stream")
             if first_s is None:
@@ -196,9 +199,10 @@ class AvSource:
         context.thread_type = "SLICE"
         context.thread_count = min(4, os.cpu_count() or 1)
 
-    def _pictures(self) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Pictures of one pass, each with the monotonic time at which its packet arrived."""
+    def _pictures(self) -> Iterator[tuple[av.VideoFrame, int, OwnPicture | str]]:
+        """Pictures of one pass, each with the monotonic time at which its packet arrived, and that packet."""
         arrivals: dict[int | None, int] = {}
+        own = OwnPictures(self._stream)
         started_ns, packets, decoded = time.monotonic_ns(), 0, False
         packet_stream = self._container.demux(self._stream)
         # FFmpeg's parser hands a picture out when the first bytes of the next one arrive, so the first bytes
@@ -220,12 +224,14 @@ class AvSource:
             arrived_ns = before if is_parsed and before is not None else now
             before = now
             arrivals[packet.pts] = arrived_ns
+            if packet.size:
+                own.take(packet)
             if len(arrivals) > 64:
                 del arrivals[next(iter(arrivals))]
             packets += 1
             for picture in self._decode(packet):
                 decoded = True
-                yield picture, arrivals.pop(picture.pts, arrived_ns)
+                yield picture, arrivals.pop(picture.pts, arrived_ns), own.of(picture)
             if self._kind.is_live and now - asked_ns >= timeout_s * 1e9:
                 # The time-out made the parser give its last picture away; the stream itself has stalled.
                 raise SourceUnavailable(f"{self._shown}: nothing came within {timeout_s:g} s")

@@ -99,21 +99,29 @@ class _Cloud:
         self.sent.append((now_s, envelope_bytes(envelope, sequence)))
         message = StreamMessage(self._subject, encode_envelope(envelope), {}, sequence, 1, 0)
         for work in self._intake.accept(message):
-            pending = self._answers.append(work, now_s)
-            if work.kind is WorkKind.PIXELS:
-                self._look(work, pending)
+            if work.kind is not WorkKind.PIXELS:
+                self._answers.append(work, now_s)
+            elif work.wanted:
+                self._look(work, self._answers.append(work, now_s))
+            else:
+                self._decode(work)
         self.collect(now_s)
 
     def _look(self, work: Work, pending: Pending) -> None:
-        assert work.unit is not None  # PIXELS has one
-        picture_format = work.source.envelope.format
-        try:
-            picture = self._decoder.decode(work.unit, picture_format)
-        except CannotDecode as problem:
-            pending.outcome = problem.reason
+        picture = self._decode(work)
+        if isinstance(picture, str):
+            pending.outcome = picture
             return
-        assert picture is not None  # it was wanted
-        pending.outcome = Seen(to_source(self._model(picture), picture_format), 1, 2, 3)
+        found = to_source(self._model(picture), work.source.envelope.format)
+        pending.outcome = Seen(found, 1, 2, 3)
+
+    def _decode(self, work: Work) -> Any:
+        """The picture, or why there is none."""
+        assert work.unit is not None  # PIXELS has one
+        try:
+            return self._decoder.decode(work.unit, work.source.envelope.format)
+        except CannotDecode as problem:
+            return problem.reason
 
     def peak_kbit_s(self) -> float:
         """Of the ten seconds that brought most."""

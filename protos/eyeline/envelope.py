@@ -127,6 +127,8 @@ def _item_problems(item: pb.FrameItem) -> Iterator[str]:
         unit = item.access_unit
         if unit.keyframe != (unit.chain_index == 0):
             yield f"frame {unit.sequence}: a chain starts with its keyframe, and only there"
+        if unit.keyframe and unit.reference_only:
+            yield f"frame {unit.sequence}: a keyframe stands for itself"
         if not unit.data:
             yield f"frame {unit.sequence} has no data"
     elif item.range.kind == pb.RANGE_KIND_UNSPECIFIED:

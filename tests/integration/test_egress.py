@@ -1,6 +1,7 @@
 """Every way that pixels leave the device is driven, and what is behind a mask is looked for in what left.
 
-`PATHS` holds all of them: today, frames in four codecs, out of a recording and through a real agent and hub.
+`PATHS` holds all of them: today, frames in four codecs and as the camera coded them,
+out of a recording and through a real agent and hub.
 Calibration samples, audits, snapshots and debug dumps do not exist yet; each gets its line when it comes.
 That none comes unnoticed is held by `tests/unit/test_redact.py`, which names the one module that may make
 bytes of pixels, and by the type that this module takes.
@@ -164,7 +165,7 @@ PATHS: dict[str, Callable[[Path, dict[str, Any]], list[pb.FrameEnvelope]]] = {
     )
     for codec in ("h264", "hevc", "jpeg", "webp")
     for width in (128, 200, 4096)
-}
+} | {"the camera's own packets": lambda clip, redact: recorded(clip, redact, codec="passthrough")}
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -25,25 +25,25 @@ _sym_db = _symbol_database.Default()
 from eyeline.v1 import detection_pb2 as eyeline_dot_v1_dot_detection__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65yeline/v1/frame.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\"+\n\x05\x45poch\x12\x0f\n\x07\x63ounter\x18\x01 \x01(\x04\x12\x11\n\trandom_id\x18\x02 \x01(\x0c\":\n\rClockEstimate\x12\x11\n\toffset_ns\x18\x01 \x01(\x12\x12\x16\n\x0euncertainty_ns\x18\x02 \x01(\x04\"4\n\x0b\x43\x61ptureTime\x12\x14\n\x0cmonotonic_ns\x18\x01 \x01(\x04\x12\x0f\n\x07wall_ns\x18\x02 \x01(\x04\"\xe1\x02\n\rPictureFormat\x12 \n\x05\x63odec\x18\x01 \x01(\x0e\x32\x11.eyeline.v1.Codec\x12-\n\x0c\x63olor_matrix\x18\x02 \x01(\x0e\x32\x17.eyeline.v1.ColorMatrix\x12+\n\x0b\x63olor_range\x18\x03 \x01(\x0e\x32\x16.eyeline.v1.ColorRange\x12\x16\n\x0e\x63oded_width_px\x18\x04 \x01(\r\x12\x17\n\x0f\x63oded_height_px\x18\x05 \x01(\r\x12\x17\n\x0fsource_width_px\x18\x06 \x01(\r\x12\x18\n\x10source_height_px\x18\x07 \x01(\r\x12\x0f\n\x07scale_x\x18\x08 \x01(\x01\x12\x0f\n\x07scale_y\x18\t \x01(\x01\x12\x10\n\x08pad_x_px\x18\n \x01(\x01\x12\x10\n\x08pad_y_px\x18\x0b \x01(\x01\x12\x13\n\x0borigin_x_px\x18\x0c \x01(\x01\x12\x13\n\x0borigin_y_px\x18\r \x01(\x01\"\xe2\x01\n\nAccessUnit\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x07\x63\x61pture\x18\x02 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12\x10\n\x08\x63hain_id\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hain_index\x18\x04 \x01(\r\x12\x10\n\x08keyframe\x18\x05 \x01(\x08\x12+\n\x0bgate_reason\x18\x06 \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12$\n\x04\x65\x64ge\x18\x08 \x01(\x0b\x32\x16.eyeline.v1.EdgeAnswer\"7\n\nEdgeAnswer\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.Detection\"\xa2\x02\n\nFrameRange\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12.\n\rfirst_capture\x18\x03 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12-\n\x0clast_capture\x18\x04 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12#\n\x04kind\x18\x05 \x01(\x0e\x32\x15.eyeline.v1.RangeKind\x12+\n\x0bgate_reason\x18\x06 \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12$\n\x04\x65\x64ge\x18\x08 \x01(\x0b\x32\x16.eyeline.v1.EdgeAnswer\"k\n\tFrameItem\x12-\n\x0b\x61\x63\x63\x65ss_unit\x18\x01 \x01(\x0b\x32\x16.eyeline.v1.AccessUnitH\x00\x12\'\n\x05range\x18\x02 \x01(\x0b\x32\x16.eyeline.v1.FrameRangeH\x00\x42\x06\n\x04item\"\xe5\x03\n\rFrameEnvelope\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x05 \x01(\t\x12 \n\x05\x65poch\x18\x06 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12(\n\x05\x63lock\x18\x07 \x01(\x0b\x32\x19.eyeline.v1.ClockEstimate\x12)\n\x06\x66ormat\x18\x08 \x01(\x0b\x32\x19.eyeline.v1.PictureFormat\x12$\n\x05items\x18\t \x03(\x0b\x32\x15.eyeline.v1.FrameItem\x12(\n\nedge_model\x18\n \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12/\n\x11planned_for_model\x18\x0b \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12*\n\tpublished\x18\x0c \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x1e\n\x04lane\x18\x0e \x01(\x0e\x32\x10.eyeline.v1.Lane\x12\x0c\n\x04rung\x18\x0f \x01(\t\x12\x19\n\x11previous_sequence\x18\x10 \x01(\x04*m\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_H264\x10\x01\x12\x0e\n\nCODEC_HEVC\x10\x02\x12\r\n\tCODEC_AV1\x10\x03\x12\x0e\n\nCODEC_JPEG\x10\x04\x12\x0e\n\nCODEC_WEBP\x10\x05*[\n\x0b\x43olorMatrix\x12\x1c\n\x18\x43OLOR_MATRIX_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OLOR_MATRIX_BT601\x10\x01\x12\x16\n\x12\x43OLOR_MATRIX_BT709\x10\x02*X\n\nColorRange\x12\x1b\n\x17\x43OLOR_RANGE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLOR_RANGE_LIMITED\x10\x01\x12\x14\n\x10\x43OLOR_RANGE_FULL\x10\x02*\x9d\x01\n\nGateReason\x12\x1b\n\x17GATE_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11GATE_REASON_FIRST\x10\x01\x12\x16\n\x12GATE_REASON_MOTION\x10\x02\x12\x14\n\x10GATE_REASON_HOLD\x10\x03\x12\x17\n\x13GATE_REASON_REFRESH\x10\x04\x12\x14\n\x10GATE_REASON_IDLE\x10\x05*\x81\x01\n\tRangeKind\x12\x1a\n\x16RANGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fRANGE_KIND_IDLE\x10\x01\x12\x16\n\x12RANGE_KIND_SKIPPED\x10\x02\x12\x13\n\x0fRANGE_KIND_EDGE\x10\x03\x12\x16\n\x12RANGE_KIND_DROPPED\x10\x04*=\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\r\n\tLANE_LIVE\x10\x01\x12\x10\n\x0cLANE_BACKLOG\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65yeline/v1/frame.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\"+\n\x05\x45poch\x12\x0f\n\x07\x63ounter\x18\x01 \x01(\x04\x12\x11\n\trandom_id\x18\x02 \x01(\x0c\":\n\rClockEstimate\x12\x11\n\toffset_ns\x18\x01 \x01(\x12\x12\x16\n\x0euncertainty_ns\x18\x02 \x01(\x04\"4\n\x0b\x43\x61ptureTime\x12\x14\n\x0cmonotonic_ns\x18\x01 \x01(\x04\x12\x0f\n\x07wall_ns\x18\x02 \x01(\x04\"\xe1\x02\n\rPictureFormat\x12 \n\x05\x63odec\x18\x01 \x01(\x0e\x32\x11.eyeline.v1.Codec\x12-\n\x0c\x63olor_matrix\x18\x02 \x01(\x0e\x32\x17.eyeline.v1.ColorMatrix\x12+\n\x0b\x63olor_range\x18\x03 \x01(\x0e\x32\x16.eyeline.v1.ColorRange\x12\x16\n\x0e\x63oded_width_px\x18\x04 \x01(\r\x12\x17\n\x0f\x63oded_height_px\x18\x05 \x01(\r\x12\x17\n\x0fsource_width_px\x18\x06 \x01(\r\x12\x18\n\x10source_height_px\x18\x07 \x01(\r\x12\x0f\n\x07scale_x\x18\x08 \x01(\x01\x12\x0f\n\x07scale_y\x18\t \x01(\x01\x12\x10\n\x08pad_x_px\x18\n \x01(\x01\x12\x10\n\x08pad_y_px\x18\x0b \x01(\x01\x12\x13\n\x0borigin_x_px\x18\x0c \x01(\x01\x12\x13\n\x0borigin_y_px\x18\r \x01(\x01\"\xfa\x01\n\nAccessUnit\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x07\x63\x61pture\x18\x02 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12\x10\n\x08\x63hain_id\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hain_index\x18\x04 \x01(\r\x12\x10\n\x08keyframe\x18\x05 \x01(\x08\x12+\n\x0bgate_reason\x18\x06 \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12$\n\x04\x65\x64ge\x18\x08 \x01(\x0b\x32\x16.eyeline.v1.EdgeAnswer\x12\x16\n\x0ereference_only\x18\t \x01(\x08\"7\n\nEdgeAnswer\x12)\n\ndetections\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.Detection\"\xa2\x02\n\nFrameRange\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12.\n\rfirst_capture\x18\x03 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12-\n\x0clast_capture\x18\x04 \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12#\n\x04kind\x18\x05 \x01(\x0e\x32\x15.eyeline.v1.RangeKind\x12+\n\x0bgate_reason\x18\x06 \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12$\n\x04\x65\x64ge\x18\x08 \x01(\x0b\x32\x16.eyeline.v1.EdgeAnswer\"k\n\tFrameItem\x12-\n\x0b\x61\x63\x63\x65ss_unit\x18\x01 \x01(\x0b\x32\x16.eyeline.v1.AccessUnitH\x00\x12\'\n\x05range\x18\x02 \x01(\x0b\x32\x16.eyeline.v1.FrameRangeH\x00\x42\x06\n\x04item\"\xe5\x03\n\rFrameEnvelope\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x05 \x01(\t\x12 \n\x05\x65poch\x18\x06 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12(\n\x05\x63lock\x18\x07 \x01(\x0b\x32\x19.eyeline.v1.ClockEstimate\x12)\n\x06\x66ormat\x18\x08 \x01(\x0b\x32\x19.eyeline.v1.PictureFormat\x12$\n\x05items\x18\t \x03(\x0b\x32\x15.eyeline.v1.FrameItem\x12(\n\nedge_model\x18\n \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12/\n\x11planned_for_model\x18\x0b \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12*\n\tpublished\x18\x0c \x01(\x0b\x32\x17.eyeline.v1.CaptureTime\x12\x13\n\x0btraceparent\x18\r \x01(\t\x12\x1e\n\x04lane\x18\x0e \x01(\x0e\x32\x10.eyeline.v1.Lane\x12\x0c\n\x04rung\x18\x0f \x01(\t\x12\x19\n\x11previous_sequence\x18\x10 \x01(\x04*m\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_H264\x10\x01\x12\x0e\n\nCODEC_HEVC\x10\x02\x12\r\n\tCODEC_AV1\x10\x03\x12\x0e\n\nCODEC_JPEG\x10\x04\x12\x0e\n\nCODEC_WEBP\x10\x05*[\n\x0b\x43olorMatrix\x12\x1c\n\x18\x43OLOR_MATRIX_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OLOR_MATRIX_BT601\x10\x01\x12\x16\n\x12\x43OLOR_MATRIX_BT709\x10\x02*X\n\nColorRange\x12\x1b\n\x17\x43OLOR_RANGE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLOR_RANGE_LIMITED\x10\x01\x12\x14\n\x10\x43OLOR_RANGE_FULL\x10\x02*\x9d\x01\n\nGateReason\x12\x1b\n\x17GATE_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11GATE_REASON_FIRST\x10\x01\x12\x16\n\x12GATE_REASON_MOTION\x10\x02\x12\x14\n\x10GATE_REASON_HOLD\x10\x03\x12\x17\n\x13GATE_REASON_REFRESH\x10\x04\x12\x14\n\x10GATE_REASON_IDLE\x10\x05*\x81\x01\n\tRangeKind\x12\x1a\n\x16RANGE_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fRANGE_KIND_IDLE\x10\x01\x12\x16\n\x12RANGE_KIND_SKIPPED\x10\x02\x12\x13\n\x0fRANGE_KIND_EDGE\x10\x03\x12\x16\n\x12RANGE_KIND_DROPPED\x10\x04*=\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\r\n\tLANE_LIVE\x10\x01\x12\x10\n\x0cLANE_BACKLOG\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eyeline.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=1757
-  _globals['_CODEC']._serialized_end=1866
-  _globals['_COLORMATRIX']._serialized_start=1868
-  _globals['_COLORMATRIX']._serialized_end=1959
-  _globals['_COLORRANGE']._serialized_start=1961
-  _globals['_COLORRANGE']._serialized_end=2049
-  _globals['_GATEREASON']._serialized_start=2052
-  _globals['_GATEREASON']._serialized_end=2209
-  _globals['_RANGEKIND']._serialized_start=2212
-  _globals['_RANGEKIND']._serialized_end=2341
-  _globals['_LANE']._serialized_start=2343
-  _globals['_LANE']._serialized_end=2404
+  _globals['_CODEC']._serialized_start=1781
+  _globals['_CODEC']._serialized_end=1890
+  _globals['_COLORMATRIX']._serialized_start=1892
+  _globals['_COLORMATRIX']._serialized_end=1983
+  _globals['_COLORRANGE']._serialized_start=1985
+  _globals['_COLORRANGE']._serialized_end=2073
+  _globals['_GATEREASON']._serialized_start=2076
+  _globals['_GATEREASON']._serialized_end=2233
+  _globals['_RANGEKIND']._serialized_start=2236
+  _globals['_RANGEKIND']._serialized_end=2365
+  _globals['_LANE']._serialized_start=2367
+  _globals['_LANE']._serialized_end=2428
   _globals['_EPOCH']._serialized_start=66
   _globals['_EPOCH']._serialized_end=109
   _globals['_CLOCKESTIMATE']._serialized_start=111
@@ -53,13 +53,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PICTUREFORMAT']._serialized_start=226
   _globals['_PICTUREFORMAT']._serialized_end=579
   _globals['_ACCESSUNIT']._serialized_start=582
-  _globals['_ACCESSUNIT']._serialized_end=808
-  _globals['_EDGEANSWER']._serialized_start=810
-  _globals['_EDGEANSWER']._serialized_end=865
-  _globals['_FRAMERANGE']._serialized_start=868
-  _globals['_FRAMERANGE']._serialized_end=1158
-  _globals['_FRAMEITEM']._serialized_start=1160
-  _globals['_FRAMEITEM']._serialized_end=1267
-  _globals['_FRAMEENVELOPE']._serialized_start=1270
-  _globals['_FRAMEENVELOPE']._serialized_end=1755
+  _globals['_ACCESSUNIT']._serialized_end=832
+  _globals['_EDGEANSWER']._serialized_start=834
+  _globals['_EDGEANSWER']._serialized_end=889
+  _globals['_FRAMERANGE']._serialized_start=892
+  _globals['_FRAMERANGE']._serialized_end=1182
+  _globals['_FRAMEITEM']._serialized_start=1184
+  _globals['_FRAMEITEM']._serialized_end=1291
+  _globals['_FRAMEENVELOPE']._serialized_start=1294
+  _globals['_FRAMEENVELOPE']._serialized_end=1779
 # @@protoc_insertion_point(module_scope)

@@ -324,6 +324,7 @@ class AccessUnit(_message.Message):
     GATE_REASON_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     EDGE_FIELD_NUMBER: _builtins.int
+    REFERENCE_ONLY_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     chain_id: _builtins.int
     """Identifies a keyframe and everything that depends on it; unique within an epoch, ascending."""
@@ -332,6 +333,10 @@ class AccessUnit(_message.Message):
     keyframe: _builtins.bool
     gate_reason: Global___GateReason.ValueType
     data: _builtins.bytes
+    reference_only: _builtins.bool
+    """Only there because later units of its chain depend on it: the frame is answered as SKIPPED. Never of a
+    keyframe.
+    """
     @_builtins.property
     def capture(self) -> Global___CaptureTime: ...
     @_builtins.property
@@ -349,10 +354,11 @@ class AccessUnit(_message.Message):
         gate_reason: Global___GateReason.ValueType = ...,
         data: _builtins.bytes = ...,
         edge: Global___EdgeAnswer | None = ...,
+        reference_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "edge", b"edge"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chain_id", b"chain_id", "chain_index", b"chain_index", "data", b"data", "edge", b"edge", "gate_reason", b"gate_reason", "keyframe", b"keyframe", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "chain_id", b"chain_id", "chain_index", b"chain_index", "data", b"data", "edge", b"edge", "gate_reason", b"gate_reason", "keyframe", b"keyframe", "reference_only", b"reference_only", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
