@@ -279,6 +279,7 @@ class _Session:
                 return
             metrics.DECODE_SECONDS.observe(time.perf_counter() - began)
             if pending is not None and prepared is not None:
+                self._load.picture(work.source.lane)
                 self.group.create_task(self._infer(pending, *prepared, time.time_ns()))
                 placed = False
         finally:

@@ -37,6 +37,9 @@ WAITING = Gauge(
     ["tenant", "lane"],
 )
 TAKEN = Counter("eyeline_cloud_taken_messages_total", "Messages taken from the hub.", ["tenant", "lane"])
+PICTURES = Counter(
+    "eyeline_cloud_pictures_total", "Pictures handed to the inference server.", ["tenant", "lane"]
+)
 LAG = Gauge(
     "eyeline_cloud_lag_seconds",
     "How long the oldest frame in work has waited since the hub stored it, of the worst camera owned.",

@@ -33,6 +33,10 @@ class CameraLoad:
             self._share[other] = part if first else share + _NEWEST * (part - share)
             self._set(other, waiting * self._share[other])
 
+    def picture(self, lane: int) -> None:
+        """A picture goes to the inference server."""
+        metrics.PICTURES.labels(self._tenant, LANES.get(lane, "live")).inc()
+
     def lagging(self, lane: int, lag_s: float) -> None:
         """The oldest frame in work has waited for so long since the hub stored it; 0 for none."""
         name = LANES.get(lane, "live")

@@ -163,23 +163,67 @@ QUIET = {
 WORKER = 'namespace="eyeline",tenant="t",pod="w"'
 # Seconds of work: series, expression and the value it has at the end.
 WORK: list[tuple[dict[str, str], str, float]] = [
-    # 30 messages a second at best, 90 waiting: 3 s of one worker, also while all of them are stuck.
+    # A message costs 20 ms of processor, 150 wait: 3 s, also while all of them are stuck.
     (
         {
+            f'process_cpu_seconds_total{{{WORKER},job="eyeline-worker"}}': "0+9x60 540x20",
             f'eyeline_cloud_taken_messages_total{{{WORKER},lane="live"}}': "0+450x60 27000x20",
-            f'eyeline_cloud_waiting_messages_count{{{WORKER},lane="live"}}': "0x60 90x20",
+            f'eyeline_cloud_waiting_messages_count{{{WORKER},lane="live"}}': "0x60 150x20",
         },
         "eyeline:worker_live_work:seconds",
         3.0,
     ),
+    # Nobody has measured what one costs yet: 0.2 s.
+    (
+        {f'eyeline_cloud_waiting_messages_count{{{WORKER},lane="live"}}': "15x80"},
+        "eyeline:worker_live_work:seconds",
+        3.0,
+    ),
+    # 30 of 40 messages a second are live: three quarters of a processor, of the whole that is busy.
+    (
+        {
+            f'process_cpu_seconds_total{{{WORKER},job="eyeline-worker"}}': "0+15x80",
+            f'eyeline_cloud_taken_messages_total{{{WORKER},lane="live"}}': "0+450x80",
+            f'eyeline_cloud_taken_messages_total{{{WORKER},lane="backlog"}}': "0+150x80",
+        },
+        "eyeline:worker_live_busy:ratio",
+        0.75,
+    ),
     # An hours-old backlog is capped, and adds nothing to the live lane.
     (
         {
+            f'process_cpu_seconds_total{{{WORKER},job="eyeline-worker"}}': "0+15x80",
             f'eyeline_cloud_taken_messages_total{{{WORKER},lane="backlog"}}': "0+450x80",
             f'eyeline_cloud_waiting_messages_count{{{WORKER},lane="backlog"}}': "9000000x80",
         },
         "eyeline:worker_backlog_work:seconds",
         2400.0,
+    ),
+    # Six servers are busy, five of them with a backlog: that counts for two at 0.7.
+    (
+        {
+            'nv_inference_compute_infer_duration_us{namespace="eyeline",model="m"}': "0+90000000x80",
+            'nv_inference_exec_count{namespace="eyeline",model="m"}': "0+300x80",
+            'nv_inference_request_success{namespace="eyeline",model="m"}': "0+300x80",
+            'nv_inference_pending_request_count{namespace="eyeline",model="m"}': "60x80",
+            f'eyeline_cloud_pictures_total{{{WORKER},lane="live"}}': "0+100x80",
+            f'eyeline_cloud_pictures_total{{{WORKER},lane="backlog"}}': "0+500x80",
+        },
+        "eyeline:triton_wanted:ratio",
+        2.4,
+    ),
+    (
+        {
+            'nv_inference_compute_infer_duration_us{namespace="eyeline",model="m"}': "0+12000000x80",
+            'nv_inference_exec_count{namespace="eyeline",model="m"}': "0+300x80",
+            'nv_inference_request_success{namespace="eyeline",model="m"}': "0+300x80",
+            'nv_inference_count{namespace="eyeline",model="m"}': "0+300x80",
+            'nv_inference_pending_request_count{namespace="eyeline",model="m"}': "50x80",
+            f'eyeline_cloud_pictures_total{{{WORKER},lane="live"}}': "0+100x80",
+            f'eyeline_cloud_pictures_total{{{WORKER},lane="backlog"}}': "0+300x80",
+        },
+        "eyeline:triton_live_work:seconds",
+        0.5,
     ),
     # Idle: a zero, not a missing metric.
     ({'nv_inference_count{namespace="eyeline",model="m"}': "7x80"}, "eyeline:triton_busy:ratio", 0.0),
