@@ -364,6 +364,10 @@ class Agent:
             rung=counts.rung,
             last_sequence=stats.last_sequence,
             reconnects=stats.reconnects,
+            source_bytes=stats.yardstick.source_bytes,
+            source_codec=stats.info.codec if stats.info is not None and stats.yardstick.source_bytes else "",
+            jpeg_samples=stats.yardstick.jpeg_samples,
+            jpeg_sampled_bytes=stats.yardstick.jpeg_bytes,
         )
 
     # Health; called from the HTTP server's threads

@@ -7,6 +7,7 @@ driver, say) cannot be interrupted, so the supervisor leaves such a session behi
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from edge_agent.handoff import CaptureTime, Dropped, Handoff
 from edge_agent.pacing import Backoff, Pacer
 from edge_agent.sources import OPEN_TIMEOUT_S, Shot, Source, StreamInfo, open_source
 from edge_agent.substream import Substream
+from edge_agent.yardstick import Yardstick
 from eyeline.errors import EyelineError
 from eyeline.v1 import device_pb2
 
@@ -76,6 +78,7 @@ class CaptureStats:
     reconnects: int
     fps: float
     info: StreamInfo | None
+    yardstick: Yardstick
 
 
 class Capture:
@@ -117,6 +120,7 @@ class Capture:
         self._reconnects = 0
         self._recent: deque[int] = deque(maxlen=256)
         self._info: StreamInfo | None = None
+        self._yardstick = Yardstick()
         self._state, self._message = CameraState.STARTING, f"opening {self._shown}"
         self._substream: Substream | None = None
         if settings.substream is not None:
@@ -167,6 +171,7 @@ class Capture:
                 reconnects=self._reconnects,
                 fps=(len(recent) - 1) / span_s if span_s else 0.0,
                 info=self._info,
+                yardstick=dataclasses.replace(self._yardstick),
             )
 
     def present(self, session: _Session, shot: Shot, captured_ns: int) -> None:
@@ -185,6 +190,7 @@ class Capture:
             frame = Frame(self._sequence, captured_ns, wall_ns, shot.picture, opened, gate_picture, shot.own)
             if opened:
                 self._info = session.info
+        self._yardstick.add(shot.picture, shot.coded_bytes)
         if opened:
             self._tell(CameraState.LIVE, _describe(session.info))
         if not self._handoff.put(frame):

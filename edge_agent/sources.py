@@ -53,12 +53,13 @@ class StreamInfo:
 class Shot:
     """One decoded picture. arrived_ns: `time.monotonic_ns` when its data came; media_s: its place in the
     recording, in seconds, ascending (also over loops); own: its coded form, or why that cannot
-    be passed on."""
+    be passed on; coded_bytes: compressed bytes read for it, and since the picture before."""
 
     picture: av.VideoFrame
     arrived_ns: int
     media_s: float
     own: OwnPicture | str = NO_OWN_PICTURE
+    coded_bytes: int = 0
 
 
 class Source(Protocol):
@@ -95,6 +96,7 @@ class AvSource:
         self._address = address
         self._kind = kind
         self._shown = without_credentials(address)
+        self._coded_bytes = 0
         self._open()
         context = self._decoder
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -125,7 +127,8 @@ class AvSource:
                 here_s = picture.time if picture.time is not None else last_s + step_s
                 first_s = here_s - offset_s if first_s is None else first_s
                 last_s = max(last_s, here_s - first_s)
-                yield Shot(picture, arrived_ns, last_s, own)
+                coded, self._coded_bytes = self._coded_bytes, 0
+                yield Shot(picture, arrived_ns, last_s, own, coded)
             if self._kind.is_live:
                 raise SourceUnavailable(f"{self._shown}: the camera closed the stream")
             if first_s is None:
@@ -229,6 +232,8 @@ class AvSource:
             if len(arrivals) > 64:
                 del arrivals[next(iter(arrivals))]
             packets += 1
+            if self.info.codec != "rawvideo":
+                self._coded_bytes += packet.size
             for picture in self._decode(packet):
                 decoded = True
                 yield picture, arrivals.pop(picture.pts, arrived_ns), own.of(picture)

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Final
 
 import psutil
@@ -14,6 +13,7 @@ from prometheus_client import Gauge
 
 from edge_agent.wire import WireBytes
 from eyeline.envelope import SCHEMA_MAJOR
+from eyeline.release import version
 from eyeline.v1 import detection_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
@@ -66,7 +66,7 @@ def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_
         site=device.site,
         device=device.device,
         epoch=device.epoch.to_proto(),
-        agent_version=_version(),
+        agent_version=version(),
         reported_ns=time.time_ns(),
         clock=device.clock,
         hub_connected=device.hub_connected,
@@ -121,10 +121,3 @@ def _usage(broker_pid: int | None) -> tuple[int, float]:
             continue
         cpu += times.user + times.system
     return resident, cpu
-
-
-def _version() -> str:
-    try:
-        return metadata.version("eyeline")
-    except metadata.PackageNotFoundError:
-        return "unknown"

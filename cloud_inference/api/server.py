@@ -21,6 +21,7 @@ from cloud_inference.api.devices import DevicesService
 from cloud_inference.api.inference import InferenceService
 from cloud_inference.api.results import ResultsService
 from cloud_inference.api.stills import StillsService
+from cloud_inference.api.system import SystemService
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, is_loopback
 from cloud_inference.infer import Model
@@ -38,6 +39,8 @@ from eyeline.v1 import (
     result_pb2_grpc,
     still_pb2,
     still_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
 )
 from eyeline_models import catalogue
 from eyeline_models.catalogue import ModelCard
@@ -49,6 +52,7 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     device_pb2.DESCRIPTOR.services_by_name["Devices"].full_name,
     still_pb2.DESCRIPTOR.services_by_name["Stills"].full_name,
+    system_pb2.DESCRIPTOR.services_by_name["System"].full_name,
 )
 _GRACE_S = 5.0
 _RETRY_S = 0.5
@@ -127,6 +131,8 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     device_pb2_grpc.add_DevicesServicer_to_server(DevicesService(tenants, auth), server)
     stills = Stills()
     still_pb2_grpc.add_StillsServicer_to_server(StillsService(tenants, auth, stills), server)
+    check = model.check if isinstance(model, TritonModel) else None
+    system_pb2_grpc.add_SystemServicer_to_server(SystemService(tenants, auth, card, check), server)
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(

@@ -18,7 +18,7 @@ from eyeline._image import Image
 from eyeline.client import DEFAULT_TIMEOUT_S, Camera, Client, Tls
 from eyeline.errors import InvalidRequest, ResumeGapError
 from eyeline.subscription import Backoff, OnGap, Subscription
-from eyeline.v1 import device_pb2
+from eyeline.v1 import device_pb2, system_pb2
 from eyeline.values import ImageAnswer, Result, Still
 
 T = TypeVar("T")
@@ -146,6 +146,10 @@ class BlockingClient:
                 site, device, cameras, expected_revision=expected_revision, timeout_s=timeout_s
             )
         )
+
+    def system(self, *, timeout_s: float | None = None) -> system_pb2.GetSystemResponse:
+        """See `Client.system`."""
+        return self._loop.run(self._client.system(timeout_s=timeout_s))
 
 
 class BlockingSubscription:

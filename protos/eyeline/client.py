@@ -34,6 +34,8 @@ from eyeline.v1 import (
     result_pb2_grpc,
     still_pb2,
     still_pb2_grpc,
+    system_pb2,
+    system_pb2_grpc,
 )
 from eyeline.values import ImageAnswer, Result, Still
 
@@ -243,6 +245,11 @@ class Client:
             expected_revision=expected_revision,
         )
         return (await self._ask(self._devices().SetDesiredConfig, request, timeout_s)).desired
+
+    async def system(self, *, timeout_s: float | None = None) -> system_pb2.GetSystemResponse:
+        """How the cloud side is, and what the caller may do, as far as the caller may know."""
+        stub: system_pb2_grpc.SystemAsyncStub = system_pb2_grpc.SystemStub(self._connection())
+        return await self._ask(stub.GetSystem, system_pb2.GetSystemRequest(), timeout_s)
 
     async def _ask(self, method: Callable[..., Awaitable[R]], request: Any, timeout_s: float | None) -> R:
         """One unary call with a deadline; raises one of our errors."""

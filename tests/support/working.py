@@ -40,6 +40,11 @@ class BrightSquare:
         return Rows(rows, counts)
 
 
+def worker_bus(connection: Any, tenant: str = "acme") -> Bus:
+    """A tenant's connection as workers want it."""
+    return Bus(tenant, connection, connection.jetstream(timeout=2))
+
+
 @contextlib.asynccontextmanager
 async def working(
     connection: Any, *, tenant: str = "acme", site: str = "yard", camera: str = "gate"
@@ -55,8 +60,7 @@ async def working(
             max_in_flight=8,
             propagate="smooth",
         )
-        bus = Bus(tenant, connection, connection.jetstream(timeout=2))
-        task = asyncio.create_task(Camera(shared, bus, site, camera).run())
+        task = asyncio.create_task(Camera(shared, worker_bus(connection, tenant), site, camera).run())
         try:
             yield
         finally:

@@ -91,6 +91,10 @@ class CameraStatus(_message.Message):
     RECONNECTS_FIELD_NUMBER: _builtins.int
     RUNG_REASON_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
+    SOURCE_BYTES_FIELD_NUMBER: _builtins.int
+    SOURCE_CODEC_FIELD_NUMBER: _builtins.int
+    JPEG_SAMPLES_FIELD_NUMBER: _builtins.int
+    JPEG_SAMPLED_BYTES_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     state: Global___CameraState.ValueType
     message: _builtins.str
@@ -112,6 +116,15 @@ class CameraStatus(_message.Message):
     """Why the camera sits on this rung, in one line."""
     calibration: _builtins.str
     """What calibration does at the moment, in one line; empty when it is switched off."""
+    source_bytes: _builtins.int
+    """Compressed bytes that the source itself delivered since start: what forwarding its stream would have cost.
+    0 of a source that is not video, such as raw pictures or a test pattern.
+    """
+    source_codec: _builtins.str
+    """Codec of these bytes, such as "h264"."""
+    jpeg_samples: _builtins.int
+    """Captured frames that were coded as JPEG (quality 90) to tell what that would have cost, and their bytes."""
+    jpeg_sampled_bytes: _builtins.int
     @_builtins.property
     def frames_dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Frames dropped, by snake_case reason."""
@@ -136,10 +149,14 @@ class CameraStatus(_message.Message):
         reconnects: _builtins.int = ...,
         rung_reason: _builtins.str = ...,
         calibration: _builtins.str = ...,
+        source_bytes: _builtins.int = ...,
+        source_codec: _builtins.str = ...,
+        jpeg_samples: _builtins.int = ...,
+        jpeg_sampled_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "last_sequence", b"last_sequence", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
