@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import av
+import cv2
 
 from edge_agent.redact import RedactedPicture, pixels_of
 from eyeline import coding
@@ -58,3 +59,17 @@ class _Sealed:
 
     def close(self) -> None:
         self._coder.close()
+
+
+def jpeg_size(picture: av.VideoFrame, quality: int) -> int:
+    """How many bytes a picture would have as a JPEG; 0 when it cannot be coded.
+
+    The one place where a picture that passed no gate is coded: only the number leaves this function.
+    """
+    try:
+        done, jpeg = cv2.imencode(
+            ".jpg", picture.to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, quality]
+        )
+    except (av.error.FFmpegError, ValueError, cv2.error):
+        return 0
+    return len(jpeg) if done else 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import av
-import cv2
+
+from edge_agent.encode import jpeg_size
 
 JPEG_QUALITY: Final = 90
 # One frame of a camera in so long: some 10 ms of processor for 720p.
@@ -34,11 +35,7 @@ class Yardstick:
         if now_ns < self._due_ns:
             return
         self._due_ns = now_ns + SAMPLE_EVERY_NS
-        try:
-            pixels = picture.to_ndarray(format="bgr24")
-            done, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        except (av.error.FFmpegError, ValueError, cv2.error):
-            return  # a picture that cannot be measured is sent all the same
-        if done:
+        size = jpeg_size(picture, JPEG_QUALITY)
+        if size:
             self.jpeg_samples += 1
-            self.jpeg_bytes += len(jpeg)
+            self.jpeg_bytes += size
