@@ -125,6 +125,17 @@ async def test_shared_memory_gives_what_the_wire_gives(server: TritonServer, tin
         assert await regions_of(wire) == []
 
 
+async def test_the_log_does_not_grow_with_the_pictures(tiny: Served, tmp_path: Path) -> None:
+    async with serving([tiny], tmp_path) as server, TritonModel(server.url, tiny) as model:
+        log = tmp_path / "triton.log"
+        await model.wait_ready()
+        await model.infer(images(1, tiny))
+        size = log.stat().st_size
+        for seed in range(20):
+            await model.infer(images(1 + seed % 2, tiny, seed))
+        assert log.stat().st_size == size, log.read_text()[size:][:2000]
+
+
 async def regions_of(model: TritonModel) -> list[str]:
     """What the server has open."""
     request = service_pb2.SystemSharedMemoryStatusRequest()
