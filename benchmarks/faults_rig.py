@@ -288,13 +288,14 @@ class Rig:
 
     async def _sample(self) -> None:
         while True:
-            for name, process in self._processes():
+            for name, process in self.processes():
                 with contextlib.suppress(psutil.Error):
                     used = process.memory_info().rss
                     self.memory[name] = max(self.memory.get(name, 0), used)
             await asyncio.sleep(_SAMPLE_S)
 
-    def _processes(self) -> list[tuple[str, psutil.Process]]:
+    def processes(self) -> list[tuple[str, psutil.Process]]:
+        """Every process of the system that runs now, by name."""
         pids = dict(self.cloud.running.pids) if self.cloud.running is not None else {}
         if self.agent is not None and self.agent.process is not None and self.agent.process.pid:
             pids["agent"] = self.agent.process.pid
