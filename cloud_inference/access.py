@@ -1,16 +1,17 @@
 """Access tokens of the API: JWTs that name a tenant, cameras and methods, checked without asking anybody.
 
 Claims: `aud`, `exp`, `tenant`, `cameras` (a list such as ["yard/*"]) and `methods` (of read, write, detect);
-all of them must be there. Each key takes the one algorithm that belongs to it, so that neither "none" nor a
-public key used as a shared secret gets anywhere.
+all of them must be there. `sub`, if it is, names the holder in the audit log. Each key takes the one
+algorithm that belongs to it, so that neither "none" nor a public key used as a shared secret gets anywhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -38,13 +39,15 @@ class BadToken(EyelineError):
 class Grant:
     """What a caller may do.
 
-    cameras: (site, camera), either may be '*'; expires_s: Unix time, None for never.
+    cameras: (site, camera), either may be '*'; expires_s: Unix time, None for never. who: for the audit log;
+    a token's `sub`, or what tells it from others without giving it away.
     """
 
     tenant: str
     cameras: tuple[tuple[str, str], ...] = (("*", "*"),)
     methods: frozenset[Method] = frozenset(METHODS)
     expires_s: float | None = None
+    who: str = field(default="anyone", compare=False)
 
     @property
     def everywhere(self) -> bool:
@@ -89,7 +92,7 @@ class TokenKeys:
             raise BadToken(f"this token cannot be used: {problem}") from None
         # A method that we do not know yet grants nothing.
         known = frozenset(method for method in METHODS if method in methods)
-        return Grant(tenant, patterns, known, float(claims["exp"]))
+        return Grant(tenant, patterns, known, float(claims["exp"]), holder(token, claims.get("sub")))
 
     def _claims(self, token: str) -> dict[str, Any]:
         if len(token) > _MOST_TOKEN_CHARS:
@@ -134,8 +137,12 @@ def mint(
     methods: Sequence[str],
     expires_s: float,
     audience: str = "eyeline",
+    name: str | None = None,
 ) -> str:
-    """A token signed with a private key; raises `ConfigError`, `InvalidName`."""
+    """A token signed with a private key; raises `ConfigError`, `InvalidName`.
+
+    name: whose it is (`sub`), as the audit log will say.
+    """
     check_token(tenant, "tenant")
     for pattern in cameras:
         check_pattern(pattern)
@@ -156,7 +163,7 @@ def mint(
         "tenant": tenant,
         "cameras": list(cameras),
         "methods": list(methods),
-    }
+    } | ({"sub": name} if name else {})
     algorithm = _algorithm(private, str(key_file))
     return jwt.encode(claims, private, algorithm=algorithm)  # type: ignore[arg-type]  # one of those it lists
 
@@ -219,6 +226,12 @@ def _algorithm(key: Any, where: str) -> str:
         case rsa.RSAPublicKey() | rsa.RSAPrivateKey() if key.key_size >= _LEAST_RSA_BITS:
             return "RS256"
     raise ConfigError(f"{where}: keys are Ed25519, P-256, or RSA of at least {_LEAST_RSA_BITS} bits")
+
+
+def holder(token: str, subject: Any = None) -> str:
+    """Who holds a token, for the audit log."""
+    mark = hashlib.sha256(token.encode()).hexdigest()[:12]
+    return f"{subject[:80]} (token {mark})" if isinstance(subject, str) and subject else f"token {mark}"
 
 
 def _texts(value: Any) -> bool:

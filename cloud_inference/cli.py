@@ -1,4 +1,5 @@
-"""`cloud-inference worker | api | triton | repository | local | secrets | enroll | revoke | token | models`.
+"""`cloud-inference worker | api | triton | repository | local | secrets | enroll | revoke | token | models`,
+and what `operate.cli` adds.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -254,6 +255,7 @@ def token(
         Path | None, typer.Option(help="Private key, PEM [default: the one of local --tls].")
     ] = None,
     audience: Annotated[str, typer.Option(help="The API's api.audience.")] = "eyeline",
+    name: Annotated[str | None, typer.Option(help="Whose it is, for the audit log.")] = None,
 ) -> None:
     """Print an access token for the API."""
     from cloud_inference import access
@@ -267,6 +269,7 @@ def token(
             methods=[method.strip() for method in allow.split(",")],
             expires_s=_duration(expires),
             audience=audience,
+            name=name,
         )
     )
 
@@ -293,6 +296,9 @@ def main() -> None:
         from eyeline_models.cli import app as models
 
         app.add_typer(models, name="models", help="The catalogue, and bringing your own model.")
+    from cloud_inference.operate.cli import app as operate
+
+    app.add_typer(operate)
     try:
         app()
     except EyelineError as problem:

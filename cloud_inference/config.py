@@ -55,6 +55,8 @@ class StreamSettings(Settings):
     frames_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
     results_max_bytes: int = Field(default=8 << 30, ge=1 << 20)
     results_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
+    # Of the audit log, counted when it is first made.
+    audit_max_age_s: float = Field(default=400 * 86_400.0, ge=86_400)
     replicas: int = Field(default=1, ge=1, le=5)
     storage: Literal["file", "memory"] = "file"
 
@@ -135,7 +137,11 @@ class ApiSettings(Settings):
     # sends no token.
     client_ca: Path | None = None
     clients: tuple[ClientSettings, ...] = ()
+    # Subscriptions of all tenants together, and of one; None divides them evenly.
     max_streams: int = Field(default=200, ge=1, le=10_000)
+    max_streams_per_tenant: int | None = Field(default=None, ge=1, le=10_000)
+    # Other calls of one tenant at a time.
+    max_calls_per_tenant: int = Field(default=32, ge=1, le=1000)
     max_image_bytes: int = Field(default=8 << 20, ge=1024)
 
     @model_validator(mode="after")

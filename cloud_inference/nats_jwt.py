@@ -56,10 +56,18 @@ def account(
     return _encode(signed_by, key.public, name, claims)
 
 
-def user(public: str, name: str, *, signed_by: NKey, account_key: str, expires_s: float | None = None) -> str:
-    """A user who may do everything in its account, signed by the account's own key."""
+def user(
+    public: str,
+    name: str,
+    *,
+    signed_by: NKey,
+    account_key: str,
+    permissions: Mapping[str, Any] | None = None,
+    expires_s: float | None = None,
+) -> str:
+    """A user, signed by the account's own key; without permissions it may do everything in its account."""
     assert signed_by.public == account_key  # noqa: S101  # a device key signs devices only
-    claims = {"type": "user"} | _user_limits() | _permissions(None)
+    claims = {"type": "user"} | _user_limits() | _permissions(permissions)
     return _encode(signed_by, public, name, claims, expires_s)
 
 

@@ -1,4 +1,4 @@
-"""What a device may do on the hub."""
+"""What devices, workers and the API may do on the hub."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
     ]
     subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
     return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
+
+
+def cloud_permissions() -> dict[str, dict[str, list[str]]]:
+    """What worker and API may do in their tenant's account: everything, but make the audit log forget."""
+    calls = ("STREAM.DELETE", "STREAM.UPDATE", "STREAM.PURGE", "STREAM.MSG.DELETE")
+    domains = ("$JS.API", f"$JS.{subjects.HUB_DOMAIN}.API")
+    denied = [f"{domain}.{call}.{subjects.AUDIT}" for domain in domains for call in calls]
+    # A snapshot that is put back would be another way.
+    denied += [f"{domain}.STREAM.RESTORE.{subjects.AUDIT}" for domain in domains]
+    return {"publish": {"deny": denied}, "subscribe": {}}

@@ -16,12 +16,15 @@ _STATUS_MAX_AGE_S = 30 * 86_400.0
 _SAMPLES_MAX_BYTES = 256 << 20
 _SAMPLES_MAX_AGE_S = 3600.0
 _SAMPLES_MAX_PARTS = 1024
+_AUDIT_MAX_BYTES = 1 << 30
 
 
 async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
     """Create what is missing and bring the rest to these settings; raises `BusError`."""
     for config in configs(settings):
         await bus.ensure_stream(js, config)
+    # Never changed: whoever may change its limits can empty it.
+    await bus.ensure_stream(js, audit_config(settings), change=False)
     for bucket in (subjects.LEASES, subjects.WORKERS, subjects.CLAIMS, subjects.DESIRED, subjects.PROFILES):
         await bus.ensure_bucket(
             js,
@@ -94,6 +97,23 @@ def configs(settings: StreamSettings) -> list[StreamConfig]:
         num_replicas=settings.replicas,
     )
     return [frames, results, dead, status, samples]
+
+
+def audit_config(settings: StreamSettings) -> StreamConfig:
+    """The audit log: the server itself refuses to delete or purge what is in it."""
+    return StreamConfig(
+        name=subjects.AUDIT,
+        subjects=[subjects.AUDIT_SUBJECT],
+        retention=RetentionPolicy.LIMITS,
+        storage=_storage(settings),
+        discard=DiscardPolicy.OLD,
+        max_bytes=_AUDIT_MAX_BYTES,
+        max_age=settings.audit_max_age_s,
+        deny_delete=True,
+        deny_purge=True,
+        allow_direct=True,
+        num_replicas=settings.replicas,
+    )
 
 
 def _storage(settings: StreamSettings) -> StorageType:

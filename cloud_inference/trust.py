@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_inference import nats_jwt
-from cloud_inference.permissions import device_permissions
+from cloud_inference.permissions import cloud_permissions, device_permissions
 from eyeline.creds import Creds, write_private
 from eyeline.errors import ConfigError
 from eyeline.nkey import Kind, NKey
@@ -92,10 +92,16 @@ class Trust:
         return True
 
     def cloud_creds(self, tenant: str) -> Creds:
-        """A new user for worker and API, who may do everything in the tenant's account."""
+        """A new user for worker and API, who may do all that `cloud_permissions` leaves."""
         record = self._read(tenant)
         account, key = NKey.from_seed(record["account"]), NKey.generate(Kind.USER)
-        jwt = nats_jwt.user(key.public, f"{tenant}.cloud", signed_by=account, account_key=account.public)
+        jwt = nats_jwt.user(
+            key.public,
+            f"{tenant}.cloud",
+            signed_by=account,
+            account_key=account.public,
+            permissions=cloud_permissions(),
+        )
         return Creds(jwt, key, {"tenant": tenant})
 
     def enroll(

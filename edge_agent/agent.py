@@ -116,15 +116,18 @@ class Agent:
                 delivery.start(self._epoch)
                 http.start()
                 self.http_port = http.port
-                self._start_cameras(delivery)
+                self._make_cameras(delivery)
                 self._desired = Desired(
                     delivery.hub,
                     site=self.settings.site,
                     device=self.settings.device,
                     state_dir=self.settings.state_dir,
                     apply=self._apply,
+                    unknown=self._withhold,
                 )
+                # Before the first frame: what the cloud wants hidden is hidden after a restart too.
                 self._desired.recall()
+                self._start_cameras()
                 _log.info(
                     "agent_started",
                     device=self.settings.device,
@@ -168,7 +171,7 @@ class Agent:
 
     # Cameras
 
-    def _start_cameras(self, delivery: Delivery) -> None:
+    def _make_cameras(self, delivery: Delivery) -> None:
         detector, self._edge_model, models = _load_detector(self.settings)
         for chosen in self.settings.cameras:
             name = chosen.name
@@ -197,6 +200,8 @@ class Agent:
             )
             keeping = asyncio.create_task(sink.run())
             self._cameras[name] = _Camera(chosen, capture, pipeline, sink, thread, keeping)
+
+    def _start_cameras(self) -> None:
         for camera in self._cameras.values():
             camera.capture.start()
             camera.thread.start()
@@ -206,6 +211,10 @@ class Agent:
         for name, camera in self._cameras.items():
             camera.pipeline.desire(wanted.get(name))
         self._changed.set()
+
+    def _withhold(self) -> None:
+        for camera in self._cameras.values():
+            camera.pipeline.withhold_pixels("what the cloud wants hidden cannot be read from state_dir")
 
     async def _follow_control(self, delivery: Delivery) -> None:
         """Take a worker's requests, in every session with the hub."""
@@ -267,7 +276,9 @@ class Agent:
             # What is read already still goes through the pipeline: its source now ends.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_FLUSH_S):
-                    await asyncio.gather(*(asyncio.to_thread(camera.thread.join) for camera in cameras))
+                    await asyncio.gather(
+                        *(asyncio.to_thread(it.thread.join) for it in cameras if it.thread.ident)
+                    )
                     while not self._all_kept():  # noqa: ASYNC110  # the queues belong to threads
                         await asyncio.sleep(0.02)
             self._stop_cameras.set()

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from google.protobuf.message import DecodeError
 
+from edge_agent.durable import write_durable
 from edge_agent.link import Link, Refused, Session
 from eyeline.errors import BusError
 from eyeline.subjects import DESIRED, desired_key
@@ -22,7 +23,11 @@ _MOST_BYTES: Final = 1 << 20
 
 
 class Desired:
-    """The desired configuration in force. apply: called with it when it changes, None for the local one."""
+    """The desired configuration in force.
+
+    apply: called with it when it changes, None for the local one. unknown: called when what an earlier run
+    was told cannot be read: it may have named masks, so no pixels may leave until the hub says it again.
+    """
 
     def __init__(
         self,
@@ -32,18 +37,25 @@ class Desired:
         device: str,
         state_dir: Path,
         apply: Callable[[device_pb2.DesiredConfig | None], None],
+        unknown: Callable[[], None] = lambda: None,
         every_s: float = _EVERY_S,
     ) -> None:
-        self._hub, self._apply, self._every_s = hub, apply, every_s
+        self._hub, self._apply, self._unknown, self._every_s = hub, apply, unknown, every_s
         self._subject = f"$JS.API.DIRECT.GET.KV_{DESIRED}.$KV.{DESIRED}.{desired_key(site, device)}"
         self._file = state_dir / "desired.bin"
         self.revision = 0
+        self._is_unknown = False
 
     def recall(self) -> None:
         """Apply what an earlier run was told, so that a device without a link keeps to it."""
         try:
             config = device_pb2.DesiredConfig.FromString(self._file.read_bytes()[:_MOST_BYTES])
-        except (OSError, DecodeError):
+        except FileNotFoundError:
+            return
+        except (OSError, DecodeError) as problem:
+            _log.error("desired_unreadable", reason=str(problem))
+            self._is_unknown = True
+            self._unknown()
             return
         self._use(config)
 
@@ -64,7 +76,7 @@ class Desired:
             return  # no such bucket yet
         headers = answer.headers or {}
         if "Nats-Sequence" not in headers:
-            if headers.get("Status") == "404" and self.revision:
+            if headers.get("Status") == "404":
                 self._forget()
             return
         revision = int(headers["Nats-Sequence"])
@@ -77,18 +89,18 @@ class Desired:
         config.revision = revision
         self._use(config)
         try:
-            self._file.write_bytes(config.SerializeToString())
+            write_durable(self._file, config.SerializeToString())
         except OSError as problem:
             _log.warning("desired_not_written", reason=problem.strerror)
 
     def _use(self, config: device_pb2.DesiredConfig) -> None:
-        self.revision = config.revision
+        self.revision, self._is_unknown = config.revision, False
         _log.info("desired_config", revision=config.revision, cameras=[it.camera for it in config.cameras])
         self._apply(config)
 
     def _forget(self) -> None:
-        if self.revision:
-            self.revision = 0
+        if self.revision or self._is_unknown:
+            self.revision, self._is_unknown = 0, False
             _log.info("desired_config", revision=0)
             self._file.unlink(missing_ok=True)
             self._apply(None)

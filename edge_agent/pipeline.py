@@ -166,7 +166,16 @@ class CameraPipeline:
 
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Follow what the cloud asks for, from the next frame on; None goes back to the settings."""
-        self._requests.put(lambda: self._planner.desire(desired))
+        self._requests.put(lambda: self._desire(desired))
+
+    def withhold_pixels(self, reason: str) -> None:
+        """Let no pixels leave until the next `desire`: what to hide is not known."""
+        self._requests.put(lambda: self._redactor.withhold(reason))
+
+    def _desire(self, desired: device_pb2.DesiredCamera | None) -> None:
+        self._planner.desire(desired)
+        masks = desired.masks if desired is not None else ()
+        self._redactor.hide_also([tuple((point.x, point.y) for point in mask.points) for mask in masks])
 
     def demand_keyframe(self) -> None:
         """Start a new chain with the next frame: a decoder lost its state."""

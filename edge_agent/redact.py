@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-from edge_agent.config import RedactSettings
+from edge_agent.config import Mask, RedactSettings
 from edge_agent.errors import RedactFailed
 from edge_agent.frame import CapturedPicture, Frame
 from edge_agent.redact_mask import SUBSAMPLING, Stencil, conceal, planes_of
@@ -75,7 +75,9 @@ class Redactor:
     def __init__(self, settings: RedactSettings, finders: Sequence[Finder] = (), *, camera: str = "") -> None:
         if len(finders) != len(settings.blur):
             raise ValueError(f"{len(settings.blur)} kinds are to be blurred, {len(finders)} finders given")
-        self._settings = settings
+        self._settings = self._own = settings
+        # Why nothing may leave at all; empty while that is not so.
+        self._withheld = ""
         self._finders = tuple(finders)
         self._tracks = [Tracks(margin=settings.margin, hold_s=settings.hold_s) for _ in finders]
         self._watch = _Watch(f"redact-{camera}") if finders else None
@@ -99,6 +101,8 @@ class Redactor:
 
         The frame itself stays as it is: decoders still need it.
         """
+        if self._withheld:
+            raise RedactFailed(self._withheld)
         if not self._settings.active:
             return RedactedPicture(_KEY, frame.picture)
         try:
@@ -109,8 +113,28 @@ class Redactor:
             line = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
             raise RedactFailed(f"redaction failed: {line}") from None
 
+    def hide_also(self, masks: Sequence[Mask]) -> None:
+        """Hide these polygons, points in fractions, beside the settings' own, from the next frame on.
+
+        Points outside the picture lie on its border then; a polygon that is none withholds everything.
+        """
+        self._stencils.clear()
+        if not all(len(mask) >= 3 and np.isfinite(mask).all() for mask in masks):
+            self.withhold("a mask that the cloud wants is no polygon")
+            return
+        self._withheld = ""
+        more = tuple(tuple((min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)) for x, y in mask) for mask in masks)
+        together = {"masks": (*self._own.polygons(), *more), "size_px": None}
+        self._settings = self._own.model_copy(update=together) if more else self._own
+
+    def withhold(self, reason: str) -> None:
+        """Let nothing leave, until `hide_also` says what to hide."""
+        self._withheld = reason
+
     def pass_coded(self, data: bytes) -> bytes:
         """The camera's own coded pictures, untouched; raises `RedactFailed` where something is hidden."""
+        if self._withheld:
+            raise RedactFailed(self._withheld)
         if self._settings.active:
             raise RedactFailed("the camera's own stream cannot be passed on: this camera is redacted")
         return data

@@ -14,8 +14,9 @@ from typing import Any
 from cryptography import x509
 from grpc import StatusCode
 
-from cloud_inference.access import BadToken, Grant, Method, TokenKeys
+from cloud_inference.access import BadToken, Grant, Method, TokenKeys, holder
 from cloud_inference.api.errors import Refusal
+from cloud_inference.api.limits import Limits
 from cloud_inference.config import ApiSettings
 from eyeline.subjects import check_pattern
 
@@ -23,9 +24,10 @@ from eyeline.subjects import check_pattern
 class Authenticator:
     """Finds out what a caller may do."""
 
-    def __init__(self, settings: ApiSettings, tenants: Iterable[str]) -> None:
-        """Raises `ConfigError` for key files that cannot be used."""
+    def __init__(self, settings: ApiSettings, tenants: Iterable[str], limits: Limits | None = None) -> None:
+        """limits: every call is counted there. Raises `ConfigError` for key files that cannot be used."""
         self._tenants = list(tenants)
+        self._limits = limits
         self._tokens = dict(settings.tokens)
         self._keys = TokenKeys(settings.token_keys, settings.audience) if settings.token_keys else None
         self._by_certificate = settings.client_ca is not None
@@ -34,6 +36,7 @@ class Authenticator:
                 client.tenant,
                 tuple(check_pattern(pattern) for pattern in client.cameras),
                 frozenset(client.methods),
+                who=client.subject,
             )
             for client in settings.clients
         }
@@ -46,7 +49,8 @@ class Authenticator:
     def caller(self, context: Any, method: Method) -> Grant:
         """What the caller of a request may do, `method` included.
 
-        Raises `Refusal` with UNAUTHENTICATED, or PERMISSION_DENIED for the method.
+        Raises `Refusal` with UNAUTHENTICATED, PERMISSION_DENIED for the method, or RESOURCE_EXHAUSTED when
+        too many calls of its tenant are under way.
         """
         grant = self._grant(context)
         if grant.tenant not in self._tenants:
@@ -56,6 +60,8 @@ class Authenticator:
             raise Refusal(
                 StatusCode.PERMISSION_DENIED, f"this needs the method {method!r}; yours are: {allowed}"
             )
+        if self._limits is not None:
+            self._limits.admit(grant.tenant)
         return grant
 
     def _grant(self, context: Any) -> Grant:
@@ -70,7 +76,7 @@ class Authenticator:
         found = None
         for known, tenant in self._tokens.items():  # all of them, in constant time each
             if hmac.compare_digest(known.encode(), token.encode()):
-                found = Grant(tenant)
+                found = Grant(tenant, who=holder(known))
         if found is not None:
             return found
         if self._keys is None:

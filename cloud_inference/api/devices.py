@@ -22,6 +22,8 @@ from eyeline.v1 import device_pb2, device_pb2_grpc
 
 _PAGE_DEFAULT, _PAGE_MOST = 100, 1000
 _MAX_CAMERAS = 256
+_MAX_MASKS = 100
+_MAX_POINTS = 1000
 # Against others who write the same configuration.
 _ATTEMPTS = 5
 # Of fields that are set.
@@ -102,6 +104,7 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
                 break
             kept = [camera for camera in stored.cameras if not caller.covers(site, camera.camera)]
             wanted = device_pb2.DesiredConfig(cameras=[*kept, *request.desired.cameras])
+            await _record(hub, caller, (site, name), stored, wanted)
             try:
                 new = await _put(bucket, key, wanted.SerializeToString(), revision)
             except KeyWrongLastSequenceError:
@@ -161,6 +164,30 @@ async def _put(bucket: KeyValue, key: str, value: bytes, revision: int) -> int:
     return await (bucket.update(key, value, last=revision) if revision else bucket.create(key, value))
 
 
+async def _record(
+    hub: TenantHub,
+    caller: Grant,
+    device: tuple[str, str],
+    before: device_pb2.DesiredConfig,
+    after: device_pb2.DesiredConfig,
+) -> None:
+    """Tell the audit log what is about to be wanted, changed masks apart; raises `BusError`."""
+    old, new = ({it.camera: it for it in wanted.cameras} for wanted in (before, after))
+    masks = {
+        camera: [len(set_[camera].masks) if camera in set_ else 0 for set_ in (old, new)]
+        for camera in sorted({*old, *new})
+        if list(old[camera].masks if camera in old else ())
+        != list(new[camera].masks if camera in new else ())
+    }
+    where = "/".join(device)
+    if masks:
+        named = [f"{device[0]}/{camera}" for camera in masks]
+        await hub.audit.record(caller.who, "masks", named, device=where, before_after=masks)
+    changed = [camera for camera in sorted({*old, *new}) if old.get(camera) != new.get(camera)]
+    named = [f"{device[0]}/{camera}" for camera in changed]
+    await hub.audit.record(caller.who, "desired", named, device=where)
+
+
 def _scoped(cameras: Any, site: str, caller: Grant) -> None:
     """Take out of a repeated field what is not for the caller."""
     kept = [camera for camera in cameras if caller.covers(site, camera.camera)]
@@ -191,9 +218,32 @@ def _check(desired: device_pb2.DesiredConfig) -> None:
             subjects.check_token(camera.camera, "camera")
         except InvalidName as problem:
             raise Refusal(StatusCode.INVALID_ARGUMENT, str(problem)) from None
+        _check_masks(camera)
         given = {field.name: value for field, value in camera.ListFields()}
         for name, (low, high) in _LIMITS.items():
             if name in given and not low <= given[name] <= high:
                 raise Refusal(
                     StatusCode.INVALID_ARGUMENT, f"camera {camera.camera}: {name} must be {low:g} to {high:g}"
                 )
+
+
+def _check_masks(camera: device_pb2.DesiredCamera) -> None:
+    """Raise `Refusal` for masks that are no polygons inside the picture."""
+    if len(camera.masks) > _MAX_MASKS:
+        raise Refusal(
+            StatusCode.INVALID_ARGUMENT,
+            f"camera {camera.camera}: {len(camera.masks)} masks, at most {_MAX_MASKS} are allowed",
+        )
+    for number, mask in enumerate(camera.masks, 1):
+        if not 3 <= len(mask.points) <= _MAX_POINTS:
+            raise Refusal(
+                StatusCode.INVALID_ARGUMENT,
+                f"camera {camera.camera}: mask {number} has {len(mask.points)} points, "
+                f"3 to {_MAX_POINTS} are allowed",
+            )
+        if not all(0 <= value <= 1 for point in mask.points for value in (point.x, point.y)):
+            raise Refusal(
+                StatusCode.INVALID_ARGUMENT,
+                f"camera {camera.camera}: mask {number} has a point outside 0 to 1, which are fractions of "
+                "width and height",
+            )

@@ -6,7 +6,7 @@ INVALID_ARGUMENT    a request, token or image that can never be answered
 NOT_FOUND           no such device, or a model that is not served
 OUT_OF_RANGE        a resume token whose results are no longer kept; detail `ResumeGap`
 ABORTED             a desired configuration changed since it was read
-RESOURCE_EXHAUSTED  too many streams at a time
+RESOURCE_EXHAUSTED  too many streams or calls of the caller's tenant at a time
 UNIMPLEMENTED       stored results of a newer schema: the API is older than the worker
 UNAVAILABLE         the hub or the inference server is away; try again
 DEADLINE_EXCEEDED   the caller's deadline, or none given and the answer took too long
@@ -15,9 +15,12 @@ INTERNAL            a defect of ours
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 import nats.errors
 import structlog
@@ -34,6 +37,11 @@ from eyeline.errors import EyelineError
 _log = structlog.get_logger()
 
 R = TypeVar("R")
+
+# A call without a deadline of its own does not wait for ever.
+LONGEST_CALL_S: Final = 60.0
+# What a unary call gives back when it ends.
+HELD: Final[ContextVar[contextlib.ExitStack | None]] = ContextVar("held", default=None)
 
 
 class Refusal(Exception):
@@ -77,10 +85,15 @@ def unary(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
 
     @functools.wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> Any:
+        scope = asyncio.timeout(LONGEST_CALL_S)
         try:
-            return await method(self, request, context)
+            with contextlib.ExitStack() as held:
+                HELD.set(held)
+                async with scope:
+                    return await method(self, request, context)
         except Exception as problem:  # noqa: BLE001  # mapped, and defects logged
-            await _end(context, _refusal(problem))
+            late = Refusal(StatusCode.DEADLINE_EXCEEDED, f"no answer in {LONGEST_CALL_S:g} s")
+            await _end(context, late if scope.expired() else _refusal(problem))
 
     return wrapped
 

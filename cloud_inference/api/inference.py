@@ -6,6 +6,7 @@ import asyncio
 import io
 import time
 import warnings
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,12 @@ from eyeline_models.catalogue import OWN, ModelCard, detections
 
 MAX_PIXELS = 50_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP")
+# Decoded images in memory, of all tenants and of one.
 _AT_ONCE = 4
+_AT_ONCE_OF_TENANT = 2
+# A picture that unpacks to more bytes for each of its own is refused, if it is large at all.
+MAX_RATIO = 1000
+_LARGE_BYTES = 16 << 20
 
 
 class InferenceService(inference_pb2_grpc.InferenceServicer):
@@ -33,13 +39,16 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._max_image_bytes = max_image_bytes
         # Decoded images are large: only so many are in memory at a time.
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._tenant_slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_AT_ONCE_OF_TENANT)
+        )
 
     @unary
     async def Detect(  # noqa: N802
         self, request: inference_pb2.DetectRequest, context: Any
     ) -> inference_pb2.DetectResponse:
         """Objects in the image, in its own pixels."""
-        self._auth.caller(context, "detect")
+        caller = self._auth.caller(context, "detect")
         if request.model not in {"", self._card.name}:
             raise Refusal(
                 StatusCode.NOT_FOUND, f"model {request.model[:80]!r} is not served here; {self._card.name} is"
@@ -47,7 +56,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         if not 0 <= request.min_score < 1:
             raise Refusal(StatusCode.INVALID_ARGUMENT, "min_score must be at least 0 and below 1")
         with metrics.DETECT_SECONDS.time():
-            async with self._slots:
+            async with self._tenant_slots[caller.tenant], self._slots:
                 image = await asyncio.to_thread(decode_image, request.image, self._max_image_bytes)
                 letterbox = self._card.letterbox(image.shape[1], image.shape[0])
                 fitted = await asyncio.to_thread(letterbox.apply, image)
@@ -87,7 +96,7 @@ def decode_image(data: bytes, max_bytes: int) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about sizes that we check ourselves
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(image.width, image.height)
+                _check_size(image.width, image.height, len(data))
                 turned = ImageOps.exif_transpose(image).convert("RGB")
     except Refusal:
         raise
@@ -98,9 +107,16 @@ def decode_image(data: bytes, max_bytes: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(turned)[:, :, ::-1])
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, coded_bytes: int) -> None:
     if width * height > MAX_PIXELS:
         raise Refusal(
             StatusCode.INVALID_ARGUMENT,
             f"the image has {width}x{height} pixels, at most {MAX_PIXELS // 1_000_000} million are allowed",
+        )
+    unpacked = width * height * 3
+    if unpacked > _LARGE_BYTES and unpacked > coded_bytes * MAX_RATIO:
+        raise Refusal(
+            StatusCode.INVALID_ARGUMENT,
+            f"the image unpacks from {coded_bytes} to {unpacked} bytes, at most {MAX_RATIO} times as many "
+            "are allowed",
         )

@@ -20,6 +20,7 @@ from cloud_inference.access import Grant
 from cloud_inference.api import metrics, tokens
 from cloud_inference.api.auth import Authenticator, patterns, require
 from cloud_inference.api.errors import Refusal, streaming, unary
+from cloud_inference.api.limits import Limits
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.api.tokens import Kind, Position
 from cloud_inference.feed import Feed, StreamMessage
@@ -49,8 +50,8 @@ _CLOCK_SLACK_NS = 60 * 1_000_000_000
 class ResultsService(result_pb2_grpc.ResultsServicer):
     """Serves stored results."""
 
-    def __init__(self, tenants: Tenants, auth: Authenticator, *, max_streams: int) -> None:
-        self._tenants, self._auth, self._max_streams = tenants, auth, max_streams
+    def __init__(self, tenants: Tenants, auth: Authenticator, limits: Limits) -> None:
+        self._tenants, self._auth, self._limits = tenants, auth, limits
         self._subscriptions: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -67,17 +68,13 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         """Results as they are stored, until cancelled; the first response is empty."""
         caller = self._auth.caller(context, "read")
         wanted = _subjects(request.cameras, caller)
-        if len(self._subscriptions) >= self._max_streams:
-            raise Refusal(
-                StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._max_streams} subscriptions are open, no more are served",
-            )
         task = asyncio.current_task()
-        if task is not None:
-            self._subscriptions.add(task)
-        metrics.STREAMS.set(len(self._subscriptions))
         try:
-            await self._follow(request, caller, wanted, context)
+            with self._limits.stream(caller.tenant):
+                if task is not None:
+                    self._subscriptions.add(task)
+                metrics.STREAMS.set(len(self._subscriptions))
+                await self._follow(request, caller, wanted, context)
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -91,6 +88,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         self, request: result_pb2.SubscribeRequest, caller: Grant, wanted: list[str], context: Any
     ) -> None:
         hub = self._tenants.hub(caller.tenant)
+        await hub.audit.viewed(caller.who, "view", _cameras(request.cameras, caller))
         stream = await hub.stream_identity()
         connection = hub.reconnects
         newest = await _newest(hub)
@@ -171,6 +169,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         caller = self._auth.caller(context, "read")
         hub = self._tenants.hub(caller.tenant)
         wanted = _subjects(request.cameras, caller)
+        await hub.audit.viewed(caller.who, "view", _cameras(request.cameras, caller))
         if not request.cameras:
             known: set[str] = set()
             for pattern in wanted:
@@ -205,6 +204,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         if request.to_time_ns and request.to_time_ns <= request.from_time_ns:
             raise Refusal(StatusCode.INVALID_ARGUMENT, "to_time_ns must be later than from_time_ns")
         size = min(request.page_size or _PAGE_DEFAULT, _PAGE_MOST)
+        await hub.audit.viewed(caller.who, "export", _cameras([request.camera], caller))
         stream = await hub.stream_identity()
         scope = f"{subject} {request.from_time_ns} {request.to_time_ns}"
         after: Position | None = None
@@ -397,6 +397,12 @@ def _subjects(cameras: Iterable[result_pb2.CameraRef], caller: Grant) -> list[st
     for camera in named:
         require(caller, camera.site, camera.camera)
     return sorted(found) or [subjects.result_subject(*pattern) for pattern in patterns(caller)]
+
+
+def _cameras(named: Iterable[result_pb2.CameraRef], caller: Grant) -> list[str]:
+    """The cameras asked for, or all that the caller may see, for the audit log."""
+    found = [f"{camera.site}/{camera.camera}" for camera in named]
+    return found or [f"{site}/{camera}" for site, camera in caller.cameras]
 
 
 def _key(result: result_pb2.Result) -> tuple[int, bytes, int]:

@@ -19,6 +19,7 @@ from cloud_inference import streams
 from cloud_inference.api.auth import Authenticator
 from cloud_inference.api.devices import DevicesService
 from cloud_inference.api.inference import InferenceService
+from cloud_inference.api.limits import Limits
 from cloud_inference.api.results import ResultsService
 from cloud_inference.api.stills import StillsService
 from cloud_inference.api.system import SystemService
@@ -106,7 +107,8 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     Raises `ConfigError` when the port is taken, and `BusError` when the hub refuses our credentials.
     """
     tenants = Tenants()
-    auth = Authenticator(settings.api, [tenant.name for tenant in settings.hub.tenants])
+    limits = Limits(settings.api, len(settings.hub.tenants))
+    auth = Authenticator(settings.api, [tenant.name for tenant in settings.hub.tenants], limits)
     credentials = _credentials(settings.api)
     if auth.open and not is_loopback(settings.api.host):
         raise ConfigError(
@@ -123,7 +125,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
             ("grpc.so_reuseport", 0),
         ]
     )
-    results = ResultsService(tenants, auth, max_streams=settings.api.max_streams)
+    results = ResultsService(tenants, auth, limits)
     result_pb2_grpc.add_ResultsServicer_to_server(results, server)
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceService(model, card, auth, max_image_bytes=settings.api.max_image_bytes), server

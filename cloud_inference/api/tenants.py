@@ -10,6 +10,7 @@ from nats.js import JetStreamContext
 
 from cloud_inference.api import tokens
 from cloud_inference.api.errors import Refusal
+from cloud_inference.audit import AuditLog
 from eyeline import subjects
 
 
@@ -21,9 +22,13 @@ class TenantHub:
     connection: Client
     js: JetStreamContext
     ready: bool = False
+    audit: AuditLog = field(init=False, repr=False)
     _stream: bytes = field(default=b"", repr=False)
     # The connection that the identity was asked over: the hub behind the next one may be another.
     _asked_over: int = field(default=-1, repr=False)
+
+    def __post_init__(self) -> None:
+        self.audit = AuditLog(self.js)
 
     @property
     def reconnects(self) -> int:

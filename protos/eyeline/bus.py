@@ -139,8 +139,11 @@ def _is_away(problem: Exception) -> bool:
     return not isinstance(problem, nats.errors.Error) or "empty response" in str(problem)
 
 
-async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Create the stream, or bring an existing one to this configuration; raises `BusError`."""
+async def ensure_stream(js: JetStreamContext, config: StreamConfig, *, change: bool = True) -> None:
+    """Create the stream, or bring an existing one to this configuration; raises `BusError`.
+
+    change: with False, an existing one stays as it is.
+    """
     assert config.name is not None  # noqa: S101  # ours to get right, not the user's
     try:
         try:
@@ -148,7 +151,8 @@ async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
         except NotFoundError:
             await js.add_stream(config)
         else:
-            await js.update_stream(config)
+            if change:
+                await js.update_stream(config)
     except BadRequestError as problem:
         raise BusError(f"stream {config.name}: {problem.description}", retryable=False) from None
     except (TimeoutError, APIError, nats.errors.Error) as problem:

@@ -16,6 +16,9 @@ DEAD: Final = "DEAD"
 STATUS: Final = "STATUS"
 # Calibration samples.
 SAMPLES: Final = "SAMPLES"
+# Who saw, took, changed or erased what; nothing is ever taken out of it.
+AUDIT: Final = "AUDIT"
+AUDIT_SUBJECT: Final = "eyeline.v1.audit"
 # On the device.
 SPOOL: Final = "SPOOL"
 # Key-value buckets of the hub.

@@ -227,10 +227,14 @@ async def test_a_cancelled_subscription_leaves_no_consumer(hub: LocalHub) -> Non
 
 
 async def test_too_many_subscriptions_are_refused(hub: LocalHub) -> None:
-    async with running_api(hub, max_streams=2) as serving, channel(serving) as opened:
+    async with running_api(hub, max_streams=4) as serving, channel(serving) as opened:
         one, two = await Subscription(opened).stand(), await Subscription(opened).stand()
         error = await refused(Subscription(opened).stand())
         assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "2 subscriptions are open, at most 2 are served"
+        # Half of the places are the other tenant's, whatever this one asks for.
+        theirs = await Subscription(opened, token="for-globex").stand()
+        theirs.call.cancel()
         one.call.cancel()
         two.call.cancel()
 

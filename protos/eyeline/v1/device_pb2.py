@@ -26,7 +26,7 @@ from eyeline.v1 import detection_pb2 as eyeline_dot_v1_dot_detection__pb2
 from eyeline.v1 import frame_pb2 as eyeline_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65yeline/v1/device.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\x1a\x16\x65yeline/v1/frame.proto\"\xc1\x04\n\x0c\x43\x61meraStatus\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.eyeline.v1.CameraState\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x17\n\x0f\x66rames_captured\x18\x04 \x01(\x04\x12\x13\n\x0b\x66rames_sent\x18\x05 \x01(\x04\x12\x13\n\x0b\x66rames_idle\x18\x06 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x07 \x01(\x04\x12\x43\n\x0e\x66rames_dropped\x18\x08 \x03(\x0b\x32+.eyeline.v1.CameraStatus.FramesDroppedEntry\x12\x17\n\x0f\x62ytes_published\x18\t \x01(\x04\x12\x13\n\x0b\x63\x61pture_fps\x18\n \x01(\x02\x12\x10\n\x08width_px\x18\x0b \x01(\r\x12\x11\n\theight_px\x18\x0c \x01(\r\x12\x0c\n\x04rung\x18\r \x01(\t\x12\x15\n\rlast_sequence\x18\x0e \x01(\x04\x12\x12\n\nreconnects\x18\x0f \x01(\x04\x12\x13\n\x0brung_reason\x18\x10 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x11 \x01(\t\x12\x14\n\x0csource_bytes\x18\x14 \x01(\x04\x12\x14\n\x0csource_codec\x18\x15 \x01(\t\x12\x14\n\x0cjpeg_samples\x18\x16 \x01(\x04\x12\x1a\n\x12jpeg_sampled_bytes\x18\x17 \x01(\x04\x1a\x34\n\x12\x46ramesDroppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"Z\n\x0bSpoolStatus\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\x12\x15\n\roldest_age_ns\x18\x04 \x01(\x04\"\xdb\x03\n\x0c\x44\x65viceStatus\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12 \n\x05\x65poch\x18\x04 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x13\n\x0breported_ns\x18\x06 \x01(\x04\x12(\n\x05\x63lock\x18\x07 \x01(\x0b\x32\x19.eyeline.v1.ClockEstimate\x12\x15\n\rhub_connected\x18\x08 \x01(\x08\x12)\n\x07\x63\x61meras\x18\t \x03(\x0b\x32\x18.eyeline.v1.CameraStatus\x12&\n\x05spool\x18\n \x01(\x0b\x32\x17.eyeline.v1.SpoolStatus\x12\x16\n\x0eresident_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x0c \x01(\x02\x12(\n\nedge_model\x18\r \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12\x17\n\x0f\x63onfig_revision\x18\x0e \x01(\x04\x12\x11\n\tstored_ns\x18\x0f \x01(\x04\x12\x16\n\x0ehub_bytes_sent\x18\x10 \x01(\x04\x12\x1a\n\x12hub_bytes_received\x18\x11 \x01(\x04\"\x9f\x01\n\rDesiredCamera\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x14\n\x07max_fps\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x03\x63rf\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08width_px\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x13\n\x06paused\x18\x05 \x01(\x08H\x03\x88\x01\x01\x42\n\n\x08_max_fpsB\x06\n\x04_crfB\x0b\n\t_width_pxB\t\n\x07_paused\"M\n\rDesiredConfig\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12*\n\x07\x63\x61meras\x18\x02 \x03(\x0b\x32\x19.eyeline.v1.DesiredCamera\"^\n\x06\x44\x65vice\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.eyeline.v1.DeviceStatus\x12*\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10GetDeviceRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"7\n\x11GetDeviceResponse\x12\"\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x12.eyeline.v1.Device\"~\n\x17SetDesiredConfigRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12*\n\x07\x64\x65sired\x18\x03 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\x12\x19\n\x11\x65xpected_revision\x18\x04 \x01(\x04\"F\n\x18SetDesiredConfigResponse\x12*\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\"S\n\x0e\x43ontrolRequest\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08keyframe\x18\x02 \x01(\x08\x12\x0e\n\x06lag_ns\x18\x03 \x01(\x04\x12\x0f\n\x07profile\x18\x04 \x01(\x08*\xad\x01\n\x0b\x43\x61meraState\x12\x1c\n\x18\x43\x41MERA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41MERA_STATE_STARTING\x10\x01\x12\x15\n\x11\x43\x41MERA_STATE_LIVE\x10\x02\x12\x1d\n\x19\x43\x41MERA_STATE_RECONNECTING\x10\x03\x12\x16\n\x12\x43\x41MERA_STATE_ENDED\x10\x04\x12\x17\n\x13\x43\x41MERA_STATE_FAILED\x10\x05\x32\x82\x02\n\x07\x44\x65vices\x12N\n\x0bListDevices\x12\x1e.eyeline.v1.ListDevicesRequest\x1a\x1f.eyeline.v1.ListDevicesResponse\x12H\n\tGetDevice\x12\x1c.eyeline.v1.GetDeviceRequest\x1a\x1d.eyeline.v1.GetDeviceResponse\x12]\n\x10SetDesiredConfig\x12#.eyeline.v1.SetDesiredConfigRequest\x1a$.eyeline.v1.SetDesiredConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65yeline/v1/device.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\x1a\x16\x65yeline/v1/frame.proto\"\xc1\x04\n\x0c\x43\x61meraStatus\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.eyeline.v1.CameraState\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x17\n\x0f\x66rames_captured\x18\x04 \x01(\x04\x12\x13\n\x0b\x66rames_sent\x18\x05 \x01(\x04\x12\x13\n\x0b\x66rames_idle\x18\x06 \x01(\x04\x12\x16\n\x0e\x66rames_skipped\x18\x07 \x01(\x04\x12\x43\n\x0e\x66rames_dropped\x18\x08 \x03(\x0b\x32+.eyeline.v1.CameraStatus.FramesDroppedEntry\x12\x17\n\x0f\x62ytes_published\x18\t \x01(\x04\x12\x13\n\x0b\x63\x61pture_fps\x18\n \x01(\x02\x12\x10\n\x08width_px\x18\x0b \x01(\r\x12\x11\n\theight_px\x18\x0c \x01(\r\x12\x0c\n\x04rung\x18\r \x01(\t\x12\x15\n\rlast_sequence\x18\x0e \x01(\x04\x12\x12\n\nreconnects\x18\x0f \x01(\x04\x12\x13\n\x0brung_reason\x18\x10 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x11 \x01(\t\x12\x14\n\x0csource_bytes\x18\x14 \x01(\x04\x12\x14\n\x0csource_codec\x18\x15 \x01(\t\x12\x14\n\x0cjpeg_samples\x18\x16 \x01(\x04\x12\x1a\n\x12jpeg_sampled_bytes\x18\x17 \x01(\x04\x1a\x34\n\x12\x46ramesDroppedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"Z\n\x0bSpoolStatus\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x04\x12\x15\n\roldest_age_ns\x18\x04 \x01(\x04\"\xdb\x03\n\x0c\x44\x65viceStatus\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12 \n\x05\x65poch\x18\x04 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x13\n\x0breported_ns\x18\x06 \x01(\x04\x12(\n\x05\x63lock\x18\x07 \x01(\x0b\x32\x19.eyeline.v1.ClockEstimate\x12\x15\n\rhub_connected\x18\x08 \x01(\x08\x12)\n\x07\x63\x61meras\x18\t \x03(\x0b\x32\x18.eyeline.v1.CameraStatus\x12&\n\x05spool\x18\n \x01(\x0b\x32\x17.eyeline.v1.SpoolStatus\x12\x16\n\x0eresident_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x63pu_seconds\x18\x0c \x01(\x02\x12(\n\nedge_model\x18\r \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12\x17\n\x0f\x63onfig_revision\x18\x0e \x01(\x04\x12\x11\n\tstored_ns\x18\x0f \x01(\x04\x12\x16\n\x0ehub_bytes_sent\x18\x10 \x01(\x04\x12\x1a\n\x12hub_bytes_received\x18\x11 \x01(\x04\"\xc0\x01\n\rDesiredCamera\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x14\n\x07max_fps\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x03\x63rf\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x15\n\x08width_px\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x13\n\x06paused\x18\x05 \x01(\x08H\x03\x88\x01\x01\x12\x1f\n\x05masks\x18\x06 \x03(\x0b\x32\x10.eyeline.v1.MaskB\n\n\x08_max_fpsB\x06\n\x04_crfB\x0b\n\t_width_pxB\t\n\x07_paused\"-\n\x04Mask\x12%\n\x06points\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.MaskPoint\"!\n\tMaskPoint\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\"M\n\rDesiredConfig\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12*\n\x07\x63\x61meras\x18\x02 \x03(\x0b\x32\x19.eyeline.v1.DesiredCamera\"^\n\x06\x44\x65vice\x12(\n\x06status\x18\x01 \x01(\x0b\x32\x18.eyeline.v1.DeviceStatus\x12*\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\";\n\x12ListDevicesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x13ListDevicesResponse\x12#\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Device\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10GetDeviceRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"7\n\x11GetDeviceResponse\x12\"\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x12.eyeline.v1.Device\"~\n\x17SetDesiredConfigRequest\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12*\n\x07\x64\x65sired\x18\x03 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\x12\x19\n\x11\x65xpected_revision\x18\x04 \x01(\x04\"F\n\x18SetDesiredConfigResponse\x12*\n\x07\x64\x65sired\x18\x01 \x01(\x0b\x32\x19.eyeline.v1.DesiredConfig\"S\n\x0e\x43ontrolRequest\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08keyframe\x18\x02 \x01(\x08\x12\x0e\n\x06lag_ns\x18\x03 \x01(\x04\x12\x0f\n\x07profile\x18\x04 \x01(\x08*\xad\x01\n\x0b\x43\x61meraState\x12\x1c\n\x18\x43\x41MERA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41MERA_STATE_STARTING\x10\x01\x12\x15\n\x11\x43\x41MERA_STATE_LIVE\x10\x02\x12\x1d\n\x19\x43\x41MERA_STATE_RECONNECTING\x10\x03\x12\x16\n\x12\x43\x41MERA_STATE_ENDED\x10\x04\x12\x17\n\x13\x43\x41MERA_STATE_FAILED\x10\x05\x32\x82\x02\n\x07\x44\x65vices\x12N\n\x0bListDevices\x12\x1e.eyeline.v1.ListDevicesRequest\x1a\x1f.eyeline.v1.ListDevicesResponse\x12H\n\tGetDevice\x12\x1c.eyeline.v1.GetDeviceRequest\x1a\x1d.eyeline.v1.GetDeviceResponse\x12]\n\x10SetDesiredConfig\x12#.eyeline.v1.SetDesiredConfigRequest\x1a$.eyeline.v1.SetDesiredConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CAMERASTATUS_FRAMESDROPPEDENTRY']._loaded_options = None
   _globals['_CAMERASTATUS_FRAMESDROPPEDENTRY']._serialized_options = b'8\001'
-  _globals['_CAMERASTATE']._serialized_start=2117
-  _globals['_CAMERASTATE']._serialized_end=2290
+  _globals['_CAMERASTATE']._serialized_start=2232
+  _globals['_CAMERASTATE']._serialized_end=2405
   _globals['_CAMERASTATUS']._serialized_start=92
   _globals['_CAMERASTATUS']._serialized_end=669
   _globals['_CAMERASTATUS_FRAMESDROPPEDENTRY']._serialized_start=617
@@ -46,25 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICESTATUS']._serialized_start=764
   _globals['_DEVICESTATUS']._serialized_end=1239
   _globals['_DESIREDCAMERA']._serialized_start=1242
-  _globals['_DESIREDCAMERA']._serialized_end=1401
-  _globals['_DESIREDCONFIG']._serialized_start=1403
-  _globals['_DESIREDCONFIG']._serialized_end=1480
-  _globals['_DEVICE']._serialized_start=1482
-  _globals['_DEVICE']._serialized_end=1576
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1578
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1637
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1639
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1722
-  _globals['_GETDEVICEREQUEST']._serialized_start=1724
-  _globals['_GETDEVICEREQUEST']._serialized_end=1772
-  _globals['_GETDEVICERESPONSE']._serialized_start=1774
-  _globals['_GETDEVICERESPONSE']._serialized_end=1829
-  _globals['_SETDESIREDCONFIGREQUEST']._serialized_start=1831
-  _globals['_SETDESIREDCONFIGREQUEST']._serialized_end=1957
-  _globals['_SETDESIREDCONFIGRESPONSE']._serialized_start=1959
-  _globals['_SETDESIREDCONFIGRESPONSE']._serialized_end=2029
-  _globals['_CONTROLREQUEST']._serialized_start=2031
-  _globals['_CONTROLREQUEST']._serialized_end=2114
-  _globals['_DEVICES']._serialized_start=2293
-  _globals['_DEVICES']._serialized_end=2551
+  _globals['_DESIREDCAMERA']._serialized_end=1434
+  _globals['_MASK']._serialized_start=1436
+  _globals['_MASK']._serialized_end=1481
+  _globals['_MASKPOINT']._serialized_start=1483
+  _globals['_MASKPOINT']._serialized_end=1516
+  _globals['_DESIREDCONFIG']._serialized_start=1518
+  _globals['_DESIREDCONFIG']._serialized_end=1595
+  _globals['_DEVICE']._serialized_start=1597
+  _globals['_DEVICE']._serialized_end=1691
+  _globals['_LISTDEVICESREQUEST']._serialized_start=1693
+  _globals['_LISTDEVICESREQUEST']._serialized_end=1752
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=1754
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=1837
+  _globals['_GETDEVICEREQUEST']._serialized_start=1839
+  _globals['_GETDEVICEREQUEST']._serialized_end=1887
+  _globals['_GETDEVICERESPONSE']._serialized_start=1889
+  _globals['_GETDEVICERESPONSE']._serialized_end=1944
+  _globals['_SETDESIREDCONFIGREQUEST']._serialized_start=1946
+  _globals['_SETDESIREDCONFIGREQUEST']._serialized_end=2072
+  _globals['_SETDESIREDCONFIGRESPONSE']._serialized_start=2074
+  _globals['_SETDESIREDCONFIGRESPONSE']._serialized_end=2144
+  _globals['_CONTROLREQUEST']._serialized_start=2146
+  _globals['_CONTROLREQUEST']._serialized_end=2229
+  _globals['_DEVICES']._serialized_start=2408
+  _globals['_DEVICES']._serialized_end=2666
 # @@protoc_insertion_point(module_scope)

@@ -281,6 +281,7 @@ class DesiredCamera(_message.Message):
     CRF_FIELD_NUMBER: _builtins.int
     WIDTH_PX_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     max_fps: _builtins.float
     """Send pixels of at most this many frames a second."""
@@ -290,6 +291,10 @@ class DesiredCamera(_message.Message):
     """Longer side of the coded picture, in pixels."""
     paused: _builtins.bool
     """Pause capturing."""
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mask]:
+        """Hidden before the first encoder, beside what the device's own file hides: these can only hide more."""
+
     def __init__(
         self,
         *,
@@ -298,10 +303,11 @@ class DesiredCamera(_message.Message):
         crf: _builtins.int | None = ...,
         width_px: _builtins.int | None = ...,
         paused: _builtins.bool | None = ...,
+        masks: _abc.Iterable[Global___Mask] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "crf", b"crf", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "camera", b"camera", "crf", b"crf", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "camera", b"camera", "crf", b"crf", "masks", b"masks", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__crf: _TypeAlias = _typing.Literal["crf"]  # noqa: Y015
     _WhichOneofArgType__crf: _TypeAlias = _typing.Literal["_crf", b"_crf"]  # noqa: Y015
@@ -321,6 +327,52 @@ class DesiredCamera(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width_px) -> _WhichOneofReturnType__width_px | None: ...
 
 Global___DesiredCamera: _TypeAlias = DesiredCamera  # noqa: Y015
+
+@_typing.final
+class Mask(_message.Message):
+    """A polygon of at least three points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPoint]: ...
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___MaskPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class MaskPoint(_message.Message):
+    """From the top left, in fractions of the picture's width and height, 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    y: _builtins.float
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskPoint: _TypeAlias = MaskPoint  # noqa: Y015
 
 @_typing.final
 class DesiredConfig(_message.Message):
