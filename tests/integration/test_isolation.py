@@ -392,7 +392,7 @@ async def test_not_even_the_cloud_s_user_of_a_tenant_reaches_another(hub: LocalH
         await acme.jetstream().get_last_msg(subjects.FRAMES, frame)
     assert (await globex.jetstream().stream_info(subjects.RESULTS)).state.messages == 0
     assert (await acme.jetstream().stream_info(subjects.FRAMES)).state.messages == 0
-    assert (await acme.jetstream().account_info()).streams == 9
+    assert (await acme.jetstream().account_info()).streams == 11
     # The system's subjects are not a tenant's.
     for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST"):
         with pytest.raises((nats.errors.NoRespondersError, TimeoutError)):
