@@ -100,6 +100,8 @@ class WorkerSettings(Settings):
     # Skipped frames are answered at once by prediction, or by interpolation when the next picture is.
     propagate: Literal["causal", "smooth"] = "smooth"
     decode_threads: int = Field(default=2, ge=1, le=64)
+    # Score the calibration samples of its cameras, on one thread of low priority.
+    calibrate: bool = True
 
 
 class ClientSettings(Settings):

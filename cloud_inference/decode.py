@@ -63,10 +63,22 @@ class ChainDecoder:
         An unwanted unit still moves the decoder on. Raises `CannotDecode`: chain_gap when a unit of its chain
         is missing, decode_error when the decoder refused this one or one before it.
         """
+        frame = self.frame(unit, picture)
+        return self.to_bgr(frame, picture) if wanted else None
+
+    def frame(self, unit: frame_pb2.AccessUnit, picture: frame_pb2.PictureFormat) -> av.VideoFrame:
+        """The picture as the decoder has it; raises `CannotDecode`."""
         self._follow(unit)
         try:
-            frame = self._decode(unit, picture)
-            return self._to_bgr(frame, picture) if wanted else None
+            return self._decode(unit, picture)
+        except (av.error.FFmpegError, ValueError, MemoryError):
+            self._broken = True
+            raise CannotDecode(DECODE_ERROR) from None
+
+    def to_bgr(self, frame: Any, picture: frame_pb2.PictureFormat) -> NDArray[np.uint8]:
+        """A decoded picture as uint8 [H, W, 3] BGR; raises `CannotDecode`."""
+        try:
+            return self._to_bgr(frame, picture)
         except (av.error.FFmpegError, ValueError, MemoryError):
             self._broken = True
             raise CannotDecode(DECODE_ERROR) from None

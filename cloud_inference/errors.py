@@ -4,7 +4,8 @@ EyelineError
 ├── TritonUnavailable   the inference server is away, starting, overloaded or too slow (retryable)
 ├── ModelMissing        it is up and does not serve the model
 ├── ModelMismatch       it serves a model of that name with other inputs or outputs
-└── InferenceFailed     it ran and refused this very request
+├── InferenceFailed     it ran and refused this very request
+└── BadSample           a calibration sample that no rung can be scored on; says why
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class ModelMismatch(EyelineError):
 
 class InferenceFailed(EyelineError):
     """The inference server ran and refused this very request."""
+
+
+class BadSample(EyelineError):
+    """A calibration sample that no rung can be scored on."""

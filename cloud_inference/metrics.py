@@ -51,3 +51,16 @@ IN_FLIGHT = Gauge(
 KEYFRAME_REQUESTS = Counter(
     "eyeline_cloud_keyframe_requests_total", "Keyframes asked for after a gap.", ["tenant"]
 )
+CALIBRATIONS = Counter(
+    "eyeline_cloud_calibrations_total",
+    "Calibration samples scored, by outcome: done or failed.",
+    ["tenant", "outcome"],
+)
+CALIBRATING = Gauge(
+    "eyeline_cloud_calibrating_count", "Calibration samples being scored at the moment.", ["tenant"]
+)
+CALIBRATION_CPU = Counter(
+    "eyeline_cloud_calibration_cpu_seconds_total",
+    "CPU time of scoring calibration samples in the worker, the inference server apart.",
+    ["tenant"],
+)

@@ -82,6 +82,10 @@ class Ownership:
         """How many cameras are ours."""
         return len(self._running)
 
+    def owns(self, site: str, camera: str) -> bool:
+        """Whether the camera is ours now."""
+        return (site, camera) in self._running
+
     async def run(self) -> None:
         """Announce, watch and work until cancelled; then give everything back."""
         leases, workers = await self._bucket(subjects.LEASES), await self._bucket(subjects.WORKERS)

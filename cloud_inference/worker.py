@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import structlog
 
 from cloud_inference import streams
+from cloud_inference.calibrator import Calibrator, LiveFirst
 from cloud_inference.camera import Bus, Camera, Shared
 from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.infer import Inference
@@ -44,7 +47,10 @@ async def run(settings: CloudSettings) -> None:
         async with TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model:
             await model.wait_ready()
             ready.model = True
-            with ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor:
+            with (
+                ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor,
+                ThreadPoolExecutor(1, "calibrate", initializer=_step_back) as calibration,
+            ):
                 shared = Shared(
                     worker=worker,
                     inference=Inference(model, most=settings.worker.max_in_flight_total),
@@ -54,9 +60,10 @@ async def run(settings: CloudSettings) -> None:
                     max_in_flight=settings.worker.max_in_flight,
                     propagate=settings.worker.propagate,
                 )
+                scoring = (LiveFirst(shared.inference), calibration) if settings.worker.calibrate else None
                 async with asyncio.TaskGroup() as group:
                     for tenant in settings.hub.tenants:
-                        group.create_task(_serve(settings, tenant, shared, ready))
+                        group.create_task(_serve(settings, tenant, shared, ready, scoring))
     finally:
         health.stop()
 
@@ -74,8 +81,20 @@ class _Ready:
         return True, "ready"
 
 
-async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared, ready: _Ready) -> None:
-    """One tenant's cameras."""
+def _step_back() -> None:
+    """Give the calling thread a low priority: on Linux each has its own."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+async def _serve(
+    settings: CloudSettings,
+    tenant: TenantSettings,
+    shared: Shared,
+    ready: _Ready,
+    scoring: tuple[LiveFirst, Executor] | None,
+) -> None:
+    """One tenant's cameras, and their calibration with what `scoring` gives it; None for none."""
     connection = await bus.connect(
         settings.hub.url,
         name=f"worker {shared.worker}",
@@ -84,6 +103,7 @@ async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared
         creds_file=tenant.creds_file,
         ca_file=settings.hub.ca_file,
     )
+    background: set[asyncio.Task[None]] = set()
     try:
         js = connection.jetstream(timeout=2)
         tenant_bus = Bus(tenant.name, connection, js)
@@ -101,6 +121,11 @@ async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared
                     waiting = False
                     ready.waiting_tenants -= 1
                     _log.info("worker_ready", tenant=tenant.name, worker=shared.worker)
+                    if scoring is not None:
+                        calibrator = Calibrator(
+                            tenant_bus, shared.card, *scoring, propagate=shared.propagate, owns=ownership.owns
+                        )
+                        background.add(asyncio.create_task(calibrator.run()))
                 await ownership.run()
             except* BusError as problems:
                 problem = problems.exceptions[0]
@@ -111,4 +136,7 @@ async def _serve(settings: CloudSettings, tenant: TenantSettings, shared: Shared
                     _log.warning("hub_not_ready", tenant=tenant.name, reason=str(problem))
             await asyncio.sleep(_RETRY_S)
     finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await connection.close()

@@ -2,6 +2,7 @@
 
 - capture -> gate -> plan -> redact -> detect -> encode -> batch: the life of a frame, wired by `pipeline`
 - `redact`: the one way out for pixels; `redact_mask`, `redact_tracks`, `redact_models`: what it hides
+- `sample`, `scene`, `frontier`: calibration, from the pictures it needs to the rung it gives
 - `sink` -> `keep` -> `spool` -> `join` -> `forward`: from a camera's thread to the hub, wired by `delivery`
 - `pressure`: how much of it the cloud takes, as the cloud says
 - `segments`: what the spool holds, chain by chain; `broker`, `spool_stream`, `payloads`: where it holds it

@@ -11,12 +11,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from eyeline.overhead import HEADERS_SHARE, MESSAGE_BYTES, UNIT_BYTES
+
 _WINDOW_S: Final = 10.0
-# Of one message beyond its units, with its acknowledgement and headers; and of a unit beyond its data.
-_MESSAGE_BYTES: Final = 750
-_UNIT_BYTES: Final = 60
-# Of TCP/IP, as a share.
-_HEADERS: Final = 0.03
 # From this share of the window's bytes on, frames are thinned out.
 _EASE_FROM: Final = 0.6
 # A keyframe costs about so many units, as long as no unit was seen.
@@ -44,8 +41,10 @@ class ByteBudget:
     kbit_s: float
     batch_s: float
     max_fps: float
-    # Steps that the quantiser has been raised.
+    # Steps that the quantiser has been raised, or rungs down the frontier.
     steps: int = 0
+    # Bytes a second that something else may send meanwhile: a calibration sample.
+    lent_bytes_s: float = 0.0
     _sent: deque[tuple[int, float]] = field(default_factory=deque)
     _used: float = 0.0
     # The camera's own pictures, sent or not.
@@ -66,7 +65,7 @@ class ByteBudget:
     def spend(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
         """A unit was sent."""
         company = max(1.0, self.batch_s * self.max_fps)
-        size = data_bytes + _UNIT_BYTES + _MESSAGE_BYTES / company
+        size = data_bytes + UNIT_BYTES + MESSAGE_BYTES / company
         self._sent.append((now_ns, size))
         self._used += size
         if keyframe:
@@ -89,7 +88,7 @@ class ByteBudget:
 
     def saw(self, data_bytes: int, now_ns: int) -> None:
         """The camera made a picture of its own of so many bytes, sent or not."""
-        self._own.append((now_ns, data_bytes + _UNIT_BYTES))
+        self._own.append((now_ns, data_bytes + UNIT_BYTES))
         while now_ns - self._own[0][0] >= _WINDOW_S * 1e9:
             self._own.popleft()
 
@@ -97,7 +96,7 @@ class ByteBudget:
         """Whether the camera's own pictures fit: this one, and from a keyframe on those that follow it."""
         if keyframe and sum(size for _, size in self._own) > _OWN_SHARE * self._limit:
             return False
-        return self._in_window(now_ns) + data_bytes + _UNIT_BYTES <= self._limit
+        return self._in_window(now_ns) + data_bytes + UNIT_BYTES <= self._limit
 
     def step(self, now_ns: int) -> bool:
         """Whether `steps` has just changed: the rung has to follow."""
@@ -123,7 +122,8 @@ class ByteBudget:
     @property
     def _limit(self) -> float:
         """Bytes of a window. Messages bunch what was made over `batch_s` more, so less is planned for."""
-        return (1 - _HEADERS) * self.kbit_s * 125 * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
+        own = self.kbit_s * 125 - self.lent_bytes_s
+        return (1 - HEADERS_SHARE) * own * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
 
     def _in_window(self, now_ns: int) -> float:
         while self._sent and now_ns - self._sent[0][0] >= _WINDOW_S * 1e9:

@@ -92,6 +92,17 @@ class RedactSettings(Settings):
         return tuple(tuple((x / width, y / height) for x, y in mask) for mask in self.masks)
 
 
+class TargetSettings(Settings):
+    """What a camera's pictures have to do, for choosing a rung of its calibrated ladder."""
+
+    # Share of the cloud model's own accuracy (F1) on untouched pictures.
+    accuracy: float = Field(default=0.95, gt=0, le=1)
+    # In place of encode.budget_kbit_s.
+    budget_kbit_s: float | None = Field(default=None, ge=4, le=1_000_000)
+    # From capture to answer, transport and model apart; None for no bound.
+    max_delay_s: float | None = Field(default=None, gt=0, le=60)
+
+
 class CameraSettings(Settings):
     """One camera.
 
@@ -118,6 +129,9 @@ class CameraSettings(Settings):
     # A stream that brings nothing for so long is reopened.
     stall_timeout_s: float = Field(default=5.0, ge=1, le=300)
     redact: RedactSettings = RedactSettings()
+    # "auto" sends the cloud a sample when no profile holds; with "off", `edge-agent calibrate` alone does.
+    calibrate: Literal["off", "auto"] = "off"
+    target: TargetSettings = TargetSettings()
 
     @field_validator("source", "substream")
     @classmethod
@@ -182,6 +196,18 @@ class EncodeSettings(Settings):
     max_chain_s: float = Field(default=600.0, gt=0, le=600)
     # Frames wait at most so long to share one message; 0 sends each at once.
     batch_ms: float = Field(default=0.0, ge=0, le=60_000)
+
+
+class CalibrationSettings(Settings):
+    """The samples that calibration takes: a stretch of pictures at high quality while something moves."""
+
+    seconds: float = Field(default=25.0, ge=5, le=120)
+    crf: int = Field(default=22, ge=10, le=40)
+    # How fast a sample is sent: with a byte budget so large a share of it, else so many kilobits a second.
+    budget_share: float = Field(default=0.25, gt=0, le=0.9)
+    kbit_s: float = Field(default=200.0, ge=4, le=1_000_000)
+    # Samples that nobody asked for are so far apart at least.
+    least_interval_s: float = Field(default=3600.0, ge=1)
 
 
 class HubSettings(Settings):
@@ -250,9 +276,17 @@ class AgentSettings(Settings):
     gate: GateSettings = GateSettings()
     detect: DetectSettings = DetectSettings()
     encode: EncodeSettings = EncodeSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
     # A heartbeat answers idle and skipped frames at least this often.
     heartbeat_s: float = Field(default=1.0, ge=0.1, le=60)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def encode_of(self, camera: str) -> EncodeSettings:
+        """What holds for one camera: its target's budget goes before that of all."""
+        for one in self.cameras:
+            if one.name == camera and one.target.budget_kbit_s is not None:
+                return self.encode.model_copy(update={"budget_kbit_s": one.target.budget_kbit_s})
+        return self.encode
 
     @model_validator(mode="after")
     def _unique_cameras(self) -> AgentSettings:

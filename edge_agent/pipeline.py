@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -25,14 +25,17 @@ from edge_agent.config import AgentSettings
 from edge_agent.encode import Encoder, fits, open_encoder
 from edge_agent.frame import Frame
 from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, StageClock
+from edge_agent.frontier import Home, Step
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
 from edge_agent.own import OwnPicture, own_format
 from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner
 from edge_agent.redact import RedactedPicture, Redactor
 from edge_agent.redact_models import redactor as redactor_of
+from edge_agent.sample import Sampler
+from edge_agent.scene import SceneMean
 from eyeline.ladder import Rung
-from eyeline.v1 import device_pb2
+from eyeline.v1 import calibration_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections
 
@@ -94,6 +97,7 @@ class Counts:
     chains: int
     last_sequence: int
     rung: str
+    rung_reason: str
     size: tuple[int, int]
     capture_fps: float
     stage_cpu_ns: Mapping[str, int]
@@ -111,6 +115,7 @@ class CameraPipeline:
         *,
         detector: EdgeDetector | None = None,
         redactor: Redactor | None = None,
+        sampler: Sampler | None = None,
         link: Callable[[], LinkState] = LinkState,
         clock: Callable[[], pb.ClockEstimate | None] = lambda: None,
         now: Callable[[], Moment] = lambda: Moment(time.monotonic_ns(), time.time_ns()),
@@ -130,7 +135,9 @@ class CameraPipeline:
         detect = (
             settings.detect if detector is not None else settings.detect.model_copy(update={"enabled": False})
         )
-        self._planner = Planner(settings.encode, detect)
+        self._planner = Planner(settings.encode_of(self.camera), detect)
+        self._sampler = sampler
+        self._scene = SceneMean()
         self._builder = EnvelopeBuilder(
             identity, batch_ms=settings.encode.batch_ms, heartbeat_s=settings.heartbeat_s
         )
@@ -152,6 +159,8 @@ class CameraPipeline:
             "redaction", self.camera, first_s=_REDACT_FIRST_RETRY_S, longest_s=_REDACT_LONGEST_RETRY_S
         )
         self._redact_cpu_ns = 0
+        # The newest picture that was redacted: what is sent may be sampled as well.
+        self._redacted: tuple[int, RedactedPicture | None] = (0, None)
         if self._redactor.active:
             REDACTION_FAILED.labels(self.camera).set(0)
         self._stages = StageClock()
@@ -181,6 +190,23 @@ class CameraPipeline:
         """Start a new chain with the next frame: a decoder lost its state."""
         self._requests.put(self._planner.demand_keyframe)
 
+    def settle(self, steps: Sequence[Step], home: Home | None) -> None:
+        """Sit on a calibrated frontier from the next frame on; without a home, on what the settings say."""
+        self._requests.put(lambda: self._planner.settle(steps, home))
+
+    def lend(self, bytes_s: float) -> None:
+        """Leave so many bytes a second of the budget to something else, from the next frame on."""
+        self._requests.put(lambda: self._planner.lend(bytes_s))
+
+    def ask_sample(self) -> None:
+        """Take a calibration sample from the next motion on."""
+        if self._sampler is not None:
+            self._requests.put(self._sampler.ask)
+
+    def fingerprint(self) -> calibration_pb2.SceneFingerprint | None:
+        """What the camera looks at; None while too little was seen of it."""
+        return self._scene.fingerprint()
+
     @property
     def redaction_problem(self) -> str:
         """Why no pixels leave, in one line; empty while they do, or while nothing is to be hidden."""
@@ -197,6 +223,7 @@ class CameraPipeline:
             chains=self._chains,
             last_sequence=self._next_sequence - 1,
             rung=self._planner.rung.name,
+            rung_reason=self._planner.reason,
             size=self._size,
             capture_fps=1 / self._interval_s if self._interval_s > 0 else 0.0,
             stage_cpu_ns=MappingProxyType(dict(self._stages.spent_ns)),
@@ -234,6 +261,8 @@ class CameraPipeline:
         if self._leaving:
             _log.warning("envelopes_left", camera=self.camera, envelopes=len(self._leaving))
         self._close_encoder()
+        if self._sampler is not None:
+            self._sampler.close()
 
     def _frame(self, frame: Frame) -> None:
         self._size = frame.size
@@ -259,12 +288,28 @@ class CameraPipeline:
                 kind = _RANGE_KINDS[decision.action]
                 self._builder.add_range(kind, gate.reason, (frame.sequence, moment))
             self._count("idle" if decision.action is Action.IDLE else "skipped")
+        if self._sampler is not None and not overloaded:
+            self._sample(self._sampler, frame, gate)
+
+    def _sample(self, sampler: Sampler, frame: Frame, gate: GateDecision) -> None:
+        """Take the frame into the calibration sample, where it is wanted there."""
+        if not sampler.wants(frame, moving=gate.open):
+            return
+        sequence, picture = self._redacted
+        if sequence != frame.sequence:
+            picture = self._redact(frame)
+        if picture is not None:
+            with self._stages.stage("encode"):
+                sampler.take(frame, picture)
 
     def _look(self, frame: Frame) -> GateDecision:
         try:
             if frame.opened:
                 self._gate.reset()
-            decision = self._gate.look(self._redactor.gate_luma(frame), frame.monotonic_ns)
+                self._scene.reset()
+            luma = self._redactor.gate_luma(frame)
+            self._scene.look(luma, frame.monotonic_ns)
+            decision = self._gate.look(luma, frame.monotonic_ns)
         except Exception as problem:  # noqa: BLE001  # a camera's odd picture must stop no other camera
             self._gate_health.failed(problem, frame.monotonic_ns)
             self._gate.reset()
@@ -328,6 +373,7 @@ class CameraPipeline:
         cpu_ns = self._redactor.model_cpu_ns
         self._stages.add("redact", cpu_ns - self._redact_cpu_ns)
         self._redact_cpu_ns = cpu_ns
+        self._redacted = frame.sequence, picture
         if picture is not None and self._redact_health.worked():
             REDACTION_FAILED.labels(self.camera).set(0)
         return picture

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from edge_agent.budget import STEP_CRF, ByteBudget
 from edge_agent.config import DetectSettings, EncodeSettings
+from edge_agent.frontier import Home, Position, Step
 from edge_agent.gate import GateDecision, GateReason
 from edge_agent.own import OwnPicture
-from eyeline.ladder import Effort, Rung
+from eyeline.ladder import Effort, Rung, affordable_effort
 from eyeline.v1 import device_pb2
 
 # After a pause of 1 to 60 s, an intra-coded picture costs 14 to 20 times the inter-coded one that continues
 # the chain on a street, and 3 to 15 times at a doorway (416 px, CRF 28): idle time alone is worth no
 # keyframe. A chain idle for so long is ended all the same: the hub keeps the log of every open chain.
 NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
-
-# Frames a second times width squared up to which high effort is affordable: 3.4 frames a second at 416 px.
-_HIGH_EFFORT_RATE: Final = 3.4 * 416**2
 
 # Between these fills of the spool the frame rate falls, down to this share of the rung's.
 _EASE_FROM: Final = 0.5
@@ -142,6 +141,9 @@ class Planner:
         # Of the camera's own pictures, the last one sent; None when the last one sent was coded here.
         self._own_index: int | None = None
         self._wanted = rung_of(encode)
+        # Whether the cloud asks for another rung than the settings' own.
+        self._overridden = False
+        self._position: Position | None = None
         self._budget = (
             ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps)
             if encode.budget_kbit_s is not None
@@ -164,11 +166,43 @@ class Planner:
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Put what the cloud asks for over the settings; None goes back to them."""
         self._wanted = rung_of(self._encode, desired)
+        self._overridden = self._wanted != rung_of(self._encode)
         self._follow_rung()
         paused = desired is not None and desired.paused
         if self._paused and not paused:
             self._start_chain(ChainReason.LOST)
         self._paused = paused
+
+    def settle(self, steps: Sequence[Step], home: Home | None) -> None:
+        """Sit on a frontier that calibration found; without a home, on what the settings say."""
+        self._position = Position(steps, home) if home is not None else None
+        self._follow_rung()
+
+    def lend(self, bytes_s: float) -> None:
+        """Leave so many bytes a second of the budget to something else."""
+        if self._budget is not None:
+            self._budget.lent_bytes_s = bytes_s
+
+    @property
+    def reason(self) -> str:
+        """Why this rung, in one line."""
+        if self._overridden:
+            return "as the cloud asks"
+        position = self._calibrated
+        if position is None:
+            said = "as the settings say"
+        else:
+            said = position.home.reason
+            if position.index < position.home.index:
+                said = f"{position.home.index - position.index} below home for the link or the cloud; {said}"
+        if self._budget is not None and self._budget.steps:
+            said = f"{self._budget.steps} down for the byte budget; {said}"
+        return said
+
+    @property
+    def _calibrated(self) -> Position | None:
+        """The place on the frontier, where it decides."""
+        return None if self._overridden or self._wanted.is_own else self._position
 
     def demand_keyframe(self) -> None:
         """Start a new chain with the next frame, idle or not: a decoder lost its state."""
@@ -226,6 +260,8 @@ class Planner:
             return Decision(Action.IDLE, self._rung)
         share = min(_share(link.fill), link.cloud_share)
         passes = self._passes(own, now_ns) if share >= 1 else None
+        if passes is None:
+            share = self._along(now_ns, _share(link.fill), link.cloud_share)
         if self._budget is not None and passes is None:
             share *= self._budget.share(now_ns)
             if not self._budget.fits(now_ns, keyframe=(self._pending or self._limit(now_ns)) is not None):
@@ -241,6 +277,15 @@ class Planner:
             self._unseen_motion = True
             return Decision(Action.DROP, self._rung, "spool_full" if link.fill >= _FULL else "overload")
         return self._send(now_ns, passes, seen=picked)
+
+    def _along(self, now_ns: int, bytes_share: float, rate_share: float) -> float:
+        """Move along the frontier under pressure; the share of the frame rate that is left after that."""
+        position = self._calibrated
+        if position is None:
+            return min(bytes_share, rate_share)
+        if position.follow(now_ns, bytes_share=bytes_share, rate_share=rate_share):
+            self._follow_rung()
+        return position.residual(bytes_share, rate_share)
 
     def _passes(self, own: OwnPicture | None, now_ns: int) -> OwnPicture | None:
         """The camera's own picture, if it is wanted and can be decoded with what was sent before it."""
@@ -288,9 +333,14 @@ class Planner:
     def _follow_rung(self) -> None:
         """Take up what is wanted, as far as the budget lets it."""
         rung = self._wanted.transcoded
+        steps = self._budget.steps if self._budget is not None else 0
+        position = self._calibrated
+        if position is not None:
+            rung = position.steps[max(0, position.index - steps)].rung
+            steps = max(0, steps - position.index)
+        rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * steps, 51))
         if self._budget is not None:
             self._budget.max_fps = rung.max_fps
-            rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * self._budget.steps, 51))
         if not rung.same_stream(self._rung):
             self._start_chain(ChainReason.RUNG)
         self._rung = rung
@@ -330,8 +380,7 @@ def _effort(settings: EncodeSettings) -> Effort:
     """
     if settings.effort != "auto":
         return settings.effort
-    affordable = settings.max_fps * settings.width_px**2 <= _HIGH_EFFORT_RATE
-    return "high" if affordable else "low"
+    return affordable_effort(settings.max_fps, settings.width_px)
 
 
 def _share(fill: float) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, cast, get_args
+
+from eyeline.v1 import calibration_pb2
 
 StillCodec = Literal["jpeg", "webp"]
 Effort = Literal["low", "high"]
@@ -54,3 +56,65 @@ class Rung:
     def same_stream(self, other: Rung) -> bool:
         """Whether a chain can go on from one to the other: they differ in frame rate at most."""
         return dataclasses.replace(self, max_fps=other.max_fps) == other
+
+
+# Frames a second times width squared up to which high effort is affordable: 3.4 frames a second at 416 px.
+HIGH_EFFORT_RATE: Final = 3.4 * 416**2
+# Frames with pixels a second: a calibration sample's rate, and what every n-th of its pictures makes.
+SAMPLE_FPS: Final = 4.0
+FRAME_RATES: Final = (SAMPLE_FPS / 6, SAMPLE_FPS / 4, SAMPLE_FPS / 3, SAMPLE_FPS / 2, SAMPLE_FPS)
+# Shares of the width that the settings name, each with its quantisers (or qualities of stills).
+CRFS: Final = {1.0: (26, 30, 34, 38, 42), 0.77: (30, 34, 38)}
+QUALITIES: Final = {1.0: (40, 60, 80), 0.77: (60,)}
+
+
+def affordable_effort(max_fps: float, width_px: int) -> Effort:
+    """High where it costs no more CPU than coding every frame the quick way."""
+    return "high" if max_fps * width_px**2 <= HIGH_EFFORT_RATE else "low"
+
+
+def ladder(base: Rung, *, fixed_effort: Effort | None = None) -> tuple[Rung, ...]:
+    """The rungs around one: frame rates, widths up to its own, and quantisers.
+
+    fixed_effort: of all of them; by default what is affordable at each. The camera's own packets are no rung
+    of it: what they are worth, a sample coded by us does not tell.
+    """
+    base, found = base.transcoded, []
+    for share, grades in (QUALITIES if base.is_still else CRFS).items():
+        width = max(64, round(base.width_px * share / 2) * 2)
+        for fps in FRAME_RATES:
+            effort = fixed_effort or affordable_effort(fps, width)
+            for grade in grades:
+                crf, quality = (base.crf, grade) if base.is_still else (grade, base.quality)
+                found.append(Rung(base.codec, width, crf, quality, round(fps, 2), effort))
+    return tuple(found)
+
+
+def to_proto(rung: Rung) -> calibration_pb2.Rung:
+    """As a protobuf message."""
+    return calibration_pb2.Rung(
+        codec=rung.codec,
+        width_px=rung.width_px,
+        crf=rung.crf,
+        quality=rung.quality,
+        max_fps=rung.max_fps,
+        effort=rung.effort,
+    )
+
+
+def from_proto(message: calibration_pb2.Rung) -> Rung:
+    """From a protobuf message; raises ValueError when no encoder could be set to it."""
+    fps = round(message.max_fps, 2)
+    bounds = 64 <= message.width_px <= 4096 and message.crf <= 51 and 1 <= message.quality <= 100
+    if message.codec not in {*get_args(Codec)} - {"passthrough"} or message.effort not in get_args(Effort):
+        raise ValueError(f"no rung has codec {message.codec[:20]!r} with effort {message.effort[:20]!r}")
+    if not bounds or not 0 < fps <= 240:
+        raise ValueError("a rung has values outside their bounds")
+    return Rung(
+        cast("Codec", message.codec),
+        message.width_px,
+        message.crf,
+        message.quality,
+        fps,
+        cast("Effort", message.effort),
+    )

@@ -114,53 +114,29 @@ class SamplePicture(_message.Message):
 Global___SamplePicture: _TypeAlias = SamplePicture  # noqa: Y015
 
 @_typing.final
-class SamplePart(_message.Message):
-    """One message on a sample subject: some pictures of a sample, in order."""
+class CalibrationSample(_message.Message):
+    """A sample: pictures at high quality, taken while something moved."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SCHEMA_MAJOR_FIELD_NUMBER: _builtins.int
-    TENANT_FIELD_NUMBER: _builtins.int
-    SITE_FIELD_NUMBER: _builtins.int
-    DEVICE_FIELD_NUMBER: _builtins.int
-    CAMERA_FIELD_NUMBER: _builtins.int
     SAMPLE_ID_FIELD_NUMBER: _builtins.int
-    PART_FIELD_NUMBER: _builtins.int
-    PARTS_FIELD_NUMBER: _builtins.int
-    PICTURES_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     FPS_FIELD_NUMBER: _builtins.int
     LADDER_FIELD_NUMBER: _builtins.int
-    TARGET_FIELD_NUMBER: _builtins.int
     EDGE_MODEL_FIELD_NUMBER: _builtins.int
     SCENE_FIELD_NUMBER: _builtins.int
     BATCH_NS_FIELD_NUMBER: _builtins.int
-    CAPTURE_FPS_FIELD_NUMBER: _builtins.int
-    schema_major: _builtins.int
-    """As FrameEnvelope.schema_major."""
-    tenant: _builtins.str
-    site: _builtins.str
-    device: _builtins.str
-    camera: _builtins.str
     sample_id: _builtins.bytes
-    """8 random bytes; the same in all parts of a sample."""
-    part: _builtins.int
-    """From 0, and how many there are."""
-    parts: _builtins.int
+    """8 random bytes."""
     fps: _builtins.float
-    """Pictures a second that were taken while something moved."""
-    target: _builtins.float
-    """What is wanted of the rung, as a share of the cloud model's own accuracy, 0 to 1."""
+    """Pictures a second that were asked for; a slow camera gives fewer."""
     batch_ns: _builtins.int
     """How long pictures wait for company in one message, in nanoseconds."""
-    capture_fps: _builtins.float
-    """Captured frames a second."""
+    @_builtins.property
+    def format(self) -> _frame_pb2.PictureFormat: ...
     @_builtins.property
     def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplePicture]: ...
-    @_builtins.property
-    def format(self) -> _frame_pb2.PictureFormat:
-        """In part 0 alone, what follows."""
-
     @_builtins.property
     def ladder(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rung]:
         """What the device can be set to: the rungs to score."""
@@ -174,6 +150,53 @@ class SamplePart(_message.Message):
     def __init__(
         self,
         *,
+        sample_id: _builtins.bytes = ...,
+        format: _frame_pb2.PictureFormat | None = ...,
+        pictures: _abc.Iterable[Global___SamplePicture] | None = ...,
+        fps: _builtins.float = ...,
+        ladder: _abc.Iterable[Global___Rung] | None = ...,
+        edge_model: _detection_pb2.ModelRef | None = ...,
+        scene: Global___SceneFingerprint | None = ...,
+        batch_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edge_model", b"edge_model", "format", b"format", "scene", b"scene"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ns", b"batch_ns", "edge_model", b"edge_model", "format", b"format", "fps", b"fps", "ladder", b"ladder", "pictures", b"pictures", "sample_id", b"sample_id", "scene", b"scene"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CalibrationSample: _TypeAlias = CalibrationSample  # noqa: Y015
+
+@_typing.final
+class SamplePart(_message.Message):
+    """One message on a sample subject: a piece of a serialized CalibrationSample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_MAJOR_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    schema_major: _builtins.int
+    """As FrameEnvelope.schema_major."""
+    tenant: _builtins.str
+    site: _builtins.str
+    device: _builtins.str
+    camera: _builtins.str
+    sample_id: _builtins.bytes
+    """The same in all parts of a sample."""
+    part: _builtins.int
+    """From 0, and how many there are."""
+    parts: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
         schema_major: _builtins.int = ...,
         tenant: _builtins.str = ...,
         site: _builtins.str = ...,
@@ -182,19 +205,11 @@ class SamplePart(_message.Message):
         sample_id: _builtins.bytes = ...,
         part: _builtins.int = ...,
         parts: _builtins.int = ...,
-        pictures: _abc.Iterable[Global___SamplePicture] | None = ...,
-        format: _frame_pb2.PictureFormat | None = ...,
-        fps: _builtins.float = ...,
-        ladder: _abc.Iterable[Global___Rung] | None = ...,
-        target: _builtins.float = ...,
-        edge_model: _detection_pb2.ModelRef | None = ...,
-        scene: Global___SceneFingerprint | None = ...,
-        batch_ns: _builtins.int = ...,
-        capture_fps: _builtins.float = ...,
+        data: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["edge_model", b"edge_model", "format", b"format", "scene", b"scene"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_ns", b"batch_ns", "camera", b"camera", "capture_fps", b"capture_fps", "device", b"device", "edge_model", b"edge_model", "format", b"format", "fps", b"fps", "ladder", b"ladder", "part", b"part", "parts", b"parts", "pictures", b"pictures", "sample_id", b"sample_id", "scene", b"scene", "schema_major", b"schema_major", "site", b"site", "target", b"target", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "data", b"data", "device", b"device", "part", b"part", "parts", b"parts", "sample_id", b"sample_id", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
