@@ -124,9 +124,9 @@ def outage(options: argparse.Namespace) -> Load:
 
 
 def no_metrics(options: argparse.Namespace) -> Load:
-    """Prometheus is away from 17:00 to 17:40, in the middle of the rush hour."""
+    """Prometheus is away from 16:00 to 16:40, while the rush hour begins."""
     load = day(options)
-    load.no_metrics[_between(load, 17, 17 + 2 / 3)] = True
+    load.no_metrics[_between(load, 16, 16 + 2 / 3)] = True
     return load
 
 
@@ -149,7 +149,7 @@ SCENARIOS: Final = (
     Scenario("day", "an ordinary day", day),
     Scenario("outage", "two of five cameras away from 6 to 9, then their backlog", outage),
     Scenario("slow-gpu", "a new GPU node takes six minutes", day, replace(_TRITON, start_s=360)),
-    Scenario("no-metrics", "Prometheus away for 40 minutes of the rush hour", no_metrics),
+    Scenario("no-metrics", "Prometheus away for 40 minutes while the rush hour begins", no_metrics),
     Scenario(
         "cold-engine",
         "a new Triton serves a quarter as fast for ten minutes, until its engine is built",

@@ -27,6 +27,7 @@ from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import INFERENCE_FAILED, Inference
 from cloud_inference.store import FencedOut, ResultLog, Stored
+from cloud_inference.traces import Traces
 from cloud_inference.track import Tracks
 from cloud_inference.workload import CameraLoad
 from eyeline import subjects
@@ -61,6 +62,7 @@ class Shared:
     executor: Executor
     max_in_flight: int
     propagate: Literal["causal", "smooth"]
+    traces: Traces | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +389,8 @@ class _Session:
                 metrics.CODED_BYTES.labels(tenant).inc(result.coded_bytes)
                 delay_ns = result.times.answered_ns - result.times.captured_ns
                 metrics.ANSWER_SECONDS.observe(max(0, delay_ns) / 1e9)
+                if self._shared.traces is not None:
+                    self._shared.traces.answered(result)
 
 
 def to_source(found: Detections, picture: frame_pb2.PictureFormat) -> Detections:

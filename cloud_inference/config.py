@@ -157,6 +157,13 @@ class ApiSettings(Settings):
         return self
 
 
+class TracesSettings(Settings):
+    """Traces of the frames for which agents ask (`trace_share`)."""
+
+    # Where an OTLP collector takes spans over HTTP, such as "http://collector:4318/v1/traces".
+    endpoint: str | None = Field(default=None, pattern=r"^https?://")
+
+
 class HttpSettings(Settings):
     """`/healthz`, `/readyz` and `/metrics`."""
 
@@ -174,6 +181,7 @@ class CloudSettings(Settings):
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
     http: HttpSettings = HttpSettings()
+    traces: TracesSettings = TracesSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import structlog
 
-from cloud_inference import streams
+from cloud_inference import streams, traces
 from cloud_inference.calibrator import Calibrator, LiveFirst
 from cloud_inference.camera import Bus, Camera, Shared
 from cloud_inference.config import CloudSettings, TenantSettings
@@ -33,6 +33,7 @@ _RETRY_S = 0.5
 async def run(settings: CloudSettings) -> None:
     """Answer cameras until cancelled; raises `EyelineError` for what only a person can mend."""
     card = catalogue.load(settings.triton.model)
+    spans = traces.load(settings.traces)
     worker = f"{socket.gethostname().replace('.', '-')}-{os.getpid()}-{secrets.token_hex(3)}"
     ready = _Ready(len(settings.hub.tenants))
     health = HealthServer(
@@ -59,6 +60,7 @@ async def run(settings: CloudSettings) -> None:
                     executor=executor,
                     max_in_flight=settings.worker.max_in_flight,
                     propagate=settings.worker.propagate,
+                    traces=spans,
                 )
                 scoring = (LiveFirst(shared.inference), calibration) if settings.worker.calibrate else None
                 async with asyncio.TaskGroup() as group:
@@ -66,6 +68,8 @@ async def run(settings: CloudSettings) -> None:
                         group.create_task(_serve(settings, tenant, shared, ready, scoring))
     finally:
         health.stop()
+        if spans is not None:
+            spans.close()
 
 
 class _Ready:

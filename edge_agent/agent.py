@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -31,6 +33,7 @@ from edge_agent.sink import LoopSink
 from eyeline.errors import ConfigError
 from eyeline.health import HealthServer
 from eyeline.subjects import control_subject, status_subject
+from eyeline.traceparent import Traceparent
 from eyeline.v1 import detection_pb2, device_pb2
 from eyeline.values import Detections, Epoch
 
@@ -194,6 +197,7 @@ class Agent:
                 redactor=redactor(self.settings, name, models),
                 link=lambda name=name: delivery.link_state(name),  # type: ignore[misc]
                 clock=delivery.clock.estimate,
+                traceparent=_sampler(self.settings.trace_share),
             )
             thread = threading.Thread(
                 target=pipeline.run, args=(self._stop_cameras,), name=f"camera-{name}", daemon=True
@@ -396,6 +400,11 @@ class Agent:
         good = {CameraState.LIVE, CameraState.ENDED}
         bad = [name for name, it in list(self._cameras.items()) if it.capture.stats().state not in good]
         return (not bad, "ok" if not bad else f"no picture from: {', '.join(bad)}")
+
+
+def _sampler(share: float) -> Callable[[], str]:
+    """Begins a trace for that share of the messages; empty for the others."""
+    return lambda: str(Traceparent.start()) if random.random() < share else ""
 
 
 def _delivery_problem(delivery: Delivery, camera: str) -> str:

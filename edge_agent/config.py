@@ -279,6 +279,8 @@ class AgentSettings(Settings):
     calibration: CalibrationSettings = CalibrationSettings()
     # A heartbeat answers idle and skipped frames at least this often.
     heartbeat_s: float = Field(default=1.0, ge=0.1, le=60)
+    # Of the messages, so many (0 to 1) begin a trace, which the cloud exports (`traces.endpoint`): 57 bytes.
+    trace_share: float = Field(default=0.0, ge=0, le=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def encode_of(self, camera: str) -> EncodeSettings:

@@ -24,6 +24,7 @@ from cloud_inference.api.limits import Limits
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.api.tokens import Kind, Position
 from cloud_inference.feed import Feed, StreamMessage
+from cloud_inference.traces import Traces
 from eyeline import subjects
 from eyeline.envelope import SCHEMA_MAJOR
 from eyeline.errors import InvalidName
@@ -50,8 +51,10 @@ _CLOCK_SLACK_NS = 60 * 1_000_000_000
 class ResultsService(result_pb2_grpc.ResultsServicer):
     """Serves stored results."""
 
-    def __init__(self, tenants: Tenants, auth: Authenticator, limits: Limits) -> None:
-        self._tenants, self._auth, self._limits = tenants, auth, limits
+    def __init__(
+        self, tenants: Tenants, auth: Authenticator, limits: Limits, traces: Traces | None = None
+    ) -> None:
+        self._tenants, self._auth, self._limits, self._traces = tenants, auth, limits, traces
         self._subscriptions: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -142,6 +145,9 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                 if response.results:
                     metrics.RESULTS.inc(len(response.results))
                     await context.write(response)
+                    if self._traces is not None:
+                        for result in response.results:
+                            self._traces.delivered(result, time.time_ns())
         finally:
             if taking is not None:
                 taking.cancel()

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from cloud_inference import streams
+from cloud_inference import streams, traces
 from cloud_inference.api.auth import Authenticator
 from cloud_inference.api.devices import DevicesService
 from cloud_inference.api.inference import InferenceService
@@ -107,6 +107,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     Raises `ConfigError` when the port is taken, and `BusError` when the hub refuses our credentials.
     """
     tenants = Tenants()
+    spans = traces.load(settings.traces)
     limits = Limits(settings.api, len(settings.hub.tenants))
     auth = Authenticator(settings.api, [tenant.name for tenant in settings.hub.tenants], limits)
     credentials = _credentials(settings.api)
@@ -125,7 +126,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
             ("grpc.so_reuseport", 0),
         ]
     )
-    results = ResultsService(tenants, auth, limits)
+    results = ResultsService(tenants, auth, limits, spans)
     result_pb2_grpc.add_ResultsServicer_to_server(results, server)
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceService(model, card, auth, max_image_bytes=settings.api.max_image_bytes), server
@@ -176,6 +177,8 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
         await server.stop(_GRACE_S)
         for hub in tenants.hubs.values():
             await hub.connection.close()
+        if spans is not None:
+            spans.close()
 
 
 def _credentials(settings: ApiSettings) -> grpc.ServerCredentials | None:
