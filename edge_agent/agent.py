@@ -29,6 +29,7 @@ from edge_agent.frame import Frame
 from edge_agent.handoff import Dropped
 from edge_agent.pipeline import CameraPipeline, EdgeDetector
 from edge_agent.redact_models import Models, redactor
+from edge_agent.seen import Seen
 from edge_agent.sink import LoopSink
 from eyeline.errors import ConfigError
 from eyeline.health import HealthServer
@@ -115,6 +116,7 @@ class Agent:
             try:
                 highest = await delivery.open_spool()
                 self._epoch = next_epoch(self.settings.state_dir, at_least=highest)
+                await delivery.report_not_kept()
                 delivery.changed = self._tell
                 delivery.start(self._epoch)
                 http.start()
@@ -179,7 +181,13 @@ class Agent:
         for chosen in self.settings.cameras:
             name = chosen.name
             sink = LoopSink(self._loop, delivery.publish)
-            capture = Capture(chosen, SystemClock(), lambda _state, _message: self._tell_from_thread())
+            seen = delivery.seen[name] = Seen(self.settings.state_dir, name, self._epoch)
+            capture = Capture(
+                chosen,
+                SystemClock(),
+                lambda _state, _message: self._tell_from_thread(),
+                on_frame=seen.captured,
+            )
             identity = CameraIdentity(
                 self.settings.tenant,
                 self.settings.site,
@@ -299,6 +307,8 @@ class Agent:
         for camera in cameras:
             camera.keeping.cancel()
         await asyncio.gather(*tasks, *(camera.keeping for camera in cameras), return_exceptions=True)
+        for seen in delivery.seen.values():
+            seen.close()
         left = delivery.spool.messages
         await delivery.stop()
         _log.info("agent_stopped", kept_messages=left)

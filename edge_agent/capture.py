@@ -98,9 +98,11 @@ class Capture:
         queue_frames: int = QUEUE_FRAMES,
         backoff: Callable[[], Backoff] = Backoff,
         opener: Callable[..., Source] = open_source,
+        on_frame: Callable[[Frame], None] = lambda _frame: None,
     ) -> None:
         """on_state: told every change of state with one line for a person, from a thread of the capture.
 
+        on_frame: told of every frame that the source presented, before anybody else has it.
         opener: called as `open_source` is.
         """
         self._settings = settings
@@ -108,6 +110,7 @@ class Capture:
         self._on_state = on_state
         self._backoff = backoff()
         self._opener = opener
+        self._on_frame = on_frame
         self._log = _log.bind(camera=settings.name)
         self._shown = without_credentials(settings.source)
         self._paced = settings.realtime and not settings.is_live
@@ -190,6 +193,7 @@ class Capture:
             frame = Frame(self._sequence, captured_ns, wall_ns, shot.picture, opened, gate_picture, shot.own)
             if opened:
                 self._info = session.info
+        self._on_frame(frame)
         self._yardstick.add(shot.picture, shot.coded_bytes)
         if opened:
             self._tell(CameraState.LIVE, _describe(session.info))

@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from edge_agent import clock
+from edge_agent.batch import CameraIdentity
 from edge_agent.claim import Claims
 from edge_agent.clock import HubClock
 from edge_agent.config import AgentSettings
@@ -20,8 +21,11 @@ from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
 from edge_agent.link import Link
 from edge_agent.plan import LinkState
 from edge_agent.pressure import LAG, SHARE, Pressure
+from edge_agent.seen import Seen, boot_id, forget, left_behind, report
+from edge_agent.segments import last_capture
 from edge_agent.spool import Spool
 from eyeline import bus
+from eyeline.envelope import last_sequence
 from eyeline.subjects import device_inbox
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
@@ -46,6 +50,9 @@ class Delivery:
         self.changed: Callable[[], None] = lambda: None
         self._password = settings.hub.secret_password()
         self._states: dict[str, LinkState] = {}
+        # How far each camera of this run has come.
+        self.seen: dict[str, Seen] = {}
+        self.keeper.kept = self._kept
         self._pressures: dict[str, Pressure] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,6 +83,7 @@ class Delivery:
             state_dir=settings.state_dir,
             pressure=self.pressure,
             clock_at=lambda of, moment: self.clock.estimate_at(moment) if of == epoch else pb.ClockEstimate(),
+            taken=self._taken,
         )
         for work in (
             self.hub.run(),
@@ -86,6 +94,38 @@ class Delivery:
             self._refresh_states(),
         ):
             self._tasks.append(asyncio.create_task(work))
+
+    async def report_not_kept(self) -> None:
+        """Report what an earlier run, which was killed, had captured and not kept.
+
+        To be called before this run's cameras are recorded. Raises `SpoolError`.
+        """
+        settings = self.settings
+        for camera, progress in left_behind(settings.state_dir).items():
+            spooled = max(
+                (it.last_frame for it in self.spool.index(camera).segments if it.epoch == progress.epoch),
+                default=0,
+            )
+            durable = settings.spool.storage == "file"
+            gap = progress.gap(spooled, durable=durable, boot_id=boot_id())
+            if gap is not None:
+                identity = CameraIdentity(
+                    settings.tenant, settings.site, settings.device, camera, progress.epoch
+                )
+                _log.warning("frames_not_kept", camera=camera, first=gap[0], last=gap[1])
+                await self.keeper.report_not_kept(report(identity, progress, *gap))
+            forget(settings.state_dir, camera)
+
+    def _kept(self, envelope: pb.FrameEnvelope) -> None:
+        seen = self.seen.get(envelope.camera)
+        if seen is not None:
+            seen.kept(last_sequence(envelope), last_capture(envelope).monotonic_ns, envelope.clock)
+
+    def _taken(self, camera: str) -> None:
+        seen = self.seen.get(camera)
+        if seen is not None:
+            waiting = self.spool.index(camera).waiting()
+            seen.at_hub(min((it.next_frame for it in waiting if it.epoch == seen.epoch), default=None))
 
     async def _connect(self, changed: Any) -> Client:
         settings = self.settings

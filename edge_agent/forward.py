@@ -94,12 +94,15 @@ class Forwarder:
         state_dir: Path,
         pressure: Callable[[str], Pressure],
         clock_at: ClockAt,
+        taken: Callable[[str], None] = lambda _camera: None,
     ) -> None:
+        """taken: told when the hub took something of a camera."""
         self._spool, self._keeper, self._hub = spool, keeper, hub
         self._site, self._device = site, device
         self._permission = permission
         self._pressure = pressure
         self._clock_at = clock_at
+        self._taken = taken
         self._order = spool.settings.order
         self._late_s = spool.settings.late_after_s
         self._cameras: dict[str, _Camera] = {}
@@ -254,8 +257,8 @@ class Forwarder:
 
     async def _forward_backlog(self, camera: str, state: _Camera) -> None:
         while True:
-            reports = self._spool.reports.get(camera, [])
             segment = next((found for found in state.index.waiting() if found.lane == pb.LANE_BACKLOG), None)
+            reports = self._due_reports(camera, state)
             nothing = segment is None and not reports
             if nothing:
                 self._pressure(camera).backlog_done()
@@ -273,6 +276,18 @@ class Forwarder:
                     pixels = await self._send_next(camera, state, segment)
             # The cloud answers in the order of arrival: so the live picture waits for little of this.
             await asyncio.sleep(pixels / self._pressure(camera).backlog_fps())
+
+    def _due_reports(self, camera: str, state: _Camera) -> list[tuple[int, pb.FrameEnvelope]]:
+        """Reports of lost frames, but none before frames of the same run that came earlier."""
+        waiting = [it for it in state.index.waiting() if it.lane != pb.LANE_LIVE]
+        return [
+            (position, report)
+            for position, report in self._spool.reports.get(camera, [])
+            if not any(
+                it.epoch == Epoch.from_proto(report.epoch) and it.next_frame < first_sequence(report)
+                for it in waiting
+            )
+        ]
 
     def _adapt(self, took_s: float) -> None:
         """Make joined messages as large as the link carries without holding up the live picture."""
@@ -313,6 +328,7 @@ class Forwarder:
             state.sent_messages += 1
             state.sent_bytes += len(message.payload)
             self._spool.acknowledged(camera, segment, message.parts, message.last)
+            self._taken(camera)
         except (BusError, SpoolError) as problem:
             # The spool's broker is away; it says so itself.
             _log.debug("spool_read_failed", reason=str(problem))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -54,6 +55,8 @@ class Keeper:
         self._purging = asyncio.Lock()
         self._failing = False
         self._told_full = False
+        # Told of every envelope that the spool took.
+        self.kept: Callable[[pb.FrameEnvelope], None] = lambda _envelope: None
         spool.on_lost = self._lost
         # Reports on their way to the hub, as positions in the spool: nothing is joined to these any more.
         self.sending: set[int] = set()
@@ -118,6 +121,7 @@ class Keeper:
                 return False
             books.missed = books.broken_chain = None
             books.newest = sent
+            self.kept(sent)
             size = sent.ByteSize()
             books.published_bytes += size
             PUBLISHED_BYTES.labels(envelope.camera).inc(size)
@@ -184,6 +188,12 @@ class Keeper:
             books.breaks += 1
         await self._report(index.camera, dropped_envelope(first, last, reason))
         return True
+
+    async def report_not_kept(self, envelope: pb.FrameEnvelope) -> None:
+        """Report frames that an earlier run had captured when it was killed."""
+        item = envelope.items[0].range
+        self.camera(envelope.camera).dropped[item.reason] += item.last_sequence - item.first_sequence + 1
+        await self._report(envelope.camera, envelope)
 
     async def _lost(self, camera: str, epoch: Epoch, first: int, last: int) -> None:
         """Report frames that a memory spool lost with its broker; their times are only roughly known."""
@@ -259,6 +269,7 @@ class Keeper:
             del envelope.items[:]
             envelope.items.append(books.missed)
             await self._report(like.camera, envelope)
+            self.kept(envelope)
             books.missed = None
 
 

@@ -237,6 +237,11 @@ def dropped_envelope(first: pb.FrameEnvelope, last: pb.FrameEnvelope, reason: st
     return envelope
 
 
+def last_capture(envelope: pb.FrameEnvelope) -> pb.CaptureTime:
+    """When the newest frame of an envelope was captured."""
+    return _captures(envelope.items[-1])[1]
+
+
 def _captures(item: pb.FrameItem) -> tuple[pb.CaptureTime, pb.CaptureTime]:
     if item.WhichOneof("item") == "access_unit":
         return item.access_unit.capture, item.access_unit.capture

@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
+from edge_agent.seen import NOT_KEPT, left_behind
 from eyeline import creds
 from eyeline.subjects import DESIRED, control_subject, status_subject
 from eyeline.v1 import device_pb2
@@ -169,7 +170,7 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 async def test_agent_and_its_broker_killed(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
-    """Every frame of the killed run that the spool had is delivered by the next one, once."""
+    """The next run delivers what the killed one had kept, once, and reports what it had not."""
     agent = Process(hub, tmp_path / "edge")
     await agent.start()
     await eventually(lambda: has_frames(cloud, 5), within_s=20)
@@ -180,6 +181,8 @@ async def test_agent_and_its_broker_killed(hub: LocalHub, cloud: Client, tmp_pat
     os.kill(agent.process.pid, signal.SIGKILL)
     os.kill(broker, signal.SIGKILL)
     await agent.process.wait()
+    state = tmp_path / "edge" / "state"
+    progress = left_behind(state)["gate"]
     await hub.start()
     await agent.start()
     try:
@@ -202,6 +205,18 @@ async def test_agent_and_its_broker_killed(hub: LocalHub, cloud: Client, tmp_pat
     sequences = frames_of(first)
     assert sequences == list(range(1, sequences[-1] + 1))
     assert sequences[-1] >= 11
+    assert sequences[-1] == progress.seen
+    reported = [
+        sequence
+        for envelope in first
+        for item in envelope.items
+        if item.range.reason == NOT_KEPT
+        for sequence in range(item.range.first_sequence, item.range.last_sequence + 1)
+    ]
+    assert reported == list(range(progress.kept + 1, progress.seen + 1))
+    (camera,) = (await status_of(cloud)).cameras
+    assert camera.frames_dropped.get(NOT_KEPT, 0) == len(reported)
+    assert not left_behind(state)
 
 
 async def test_exit_when_done(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
