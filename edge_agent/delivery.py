@@ -16,6 +16,7 @@ from edge_agent.batch import CameraIdentity
 from edge_agent.claim import Claims
 from edge_agent.clock import HubClock
 from edge_agent.config import AgentSettings
+from edge_agent.ending import end_tasks
 from edge_agent.forward import Forwarder
 from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
 from edge_agent.link import Link
@@ -189,7 +190,5 @@ class Delivery:
 
     async def stop(self) -> None:
         """Stop forwarding, then the spool; what is not at the hub stays in it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self.spool.stop()

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import structlog
 
 from edge_agent.batch import as_dropped
+from edge_agent.ending import end_tasks
 from edge_agent.epoch import read_json, write_atomically
 from edge_agent.errors import SpoolError
 from edge_agent.join import ClockAt, Message, join
@@ -138,10 +139,7 @@ class Forwarder:
                         if task.done():
                             task.result()
         finally:
-            tasks = [task for found in self._tasks.values() for task in found]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(task for found in self._tasks.values() for task in found)
 
     def _start(self, camera: str) -> None:
         state = self._cameras[camera] = _Camera(self._spool.index(camera))

@@ -20,6 +20,7 @@ import structlog
 from edge_agent import spool_stream
 from edge_agent.broker import Broker
 from edge_agent.config import SpoolSettings
+from edge_agent.ending import end_tasks
 from edge_agent.errors import SpoolError, SpoolFull
 from edge_agent.link import Ack, Link, Refused, Session
 from edge_agent.payloads import Payloads
@@ -120,9 +121,7 @@ class Spool:
         with contextlib.suppress(BusError, TimeoutError):
             async with asyncio.timeout(2):
                 await self._flush_deletions()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self._broker.stop()
 
     async def _follow_sessions(self, session: Session) -> None:
