@@ -2,8 +2,8 @@
 
     python -m benchmarks.demo [--video FILE] [--seconds 30] [--cameras 1] [--out build/demo]
 
-Starts hub, Triton, worker, API and the edge agent as separate processes, plays the clip in real time, and
-writes `summary.json` and `annotated.mp4` into the output folder.
+Starts hub, Triton, worker, API, web page and the edge agent as separate processes, plays the clip in real
+time, and writes `summary.json` and `annotated.mp4` into the output folder.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import shutil
 import sys
 import threading
 import time
+import webbrowser
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -180,11 +181,23 @@ async def _stoppable(work: Coroutine[Any, Any, Played]) -> Played:
 
 
 async def _run_system(show: _Show) -> Played:
-    async with Cloud(show.state / "cloud", tls=show.tls) as cloud:
+    async with Cloud(show.state / "cloud", tls=show.tls, web=True) as cloud:
         up_s = time.monotonic() - show.began_s
         how = ", with TLS" if show.tls else ""
-        show.console.print(f"hub, Triton, worker and API are up after {up_s:.1f} s{how}")
+        show.console.print(f"hub, Triton, worker, API and web page are up after {up_s:.1f} s{how}")
+        _show_page(show, cloud)
         return await _play(show, cloud)
+
+
+def _show_page(show: _Show, cloud: Cloud) -> None:
+    """Say where the page is, and open it for somebody who sits in front of this machine."""
+    url = str(cloud.endpoints["web"])
+    show.console.print(f"watch it live: {url}")
+    if show.tls:
+        state = show.state / "cloud"
+        show.console.print(f"log in with what this prints: cloud-inference token --state {state}")
+    if show.console.is_terminal and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        webbrowser.open(url)
 
 
 @dataclass(frozen=True, slots=True)

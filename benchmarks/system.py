@@ -30,7 +30,10 @@ _FLUSH_S = 60.0
 
 
 class Cloud:
-    """Hub, Triton, worker and API; an async context manager. `state` gets data, keys and logs."""
+    """Hub, Triton, worker, API and, if asked for, the web page. `state` gets data, keys and logs.
+
+    An async context manager.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Cloud:
         cpus: tuple[int, ...] | None = None,
         devices: Sequence[str] = (DEVICE,),
         tls: bool = False,
+        web: bool = False,
     ) -> None:
         self.settings = settings or CloudSettings()
         self._options = LocalOptions(
@@ -47,6 +51,7 @@ class Cloud:
             devices=tuple((SITE, device) for device in devices),
             cpus=cpus,
             tls=tls,
+            web_port=0 if web else None,
             quiet=True,
         )
         self._running: contextlib.AbstractAsyncContextManager[Running] | None = None

@@ -1,5 +1,5 @@
-"""`cloud-inference worker | api | triton | repository | local | secrets | enroll | revoke | token | models`,
-and what `operate.cli` adds.
+"""`cloud-inference worker | api | web | triton | repository | local | secrets | enroll | revoke | token`,
+`models`, and what `operate.cli` adds.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -49,6 +49,15 @@ def api(config: Config = None, set_: Set = None) -> None:
     """Serve the gRPC API."""
     settings = _settings(config, set_)
     from cloud_inference.api.server import run
+
+    _run(run(settings))
+
+
+@app.command()
+def web(config: Config = None, set_: Set = None) -> None:
+    """Serve the web page: live pictures and answers, the fleet, and drawing."""
+    settings = _settings(config, set_)
+    from cloud_inference.web.server import run
 
     _run(run(settings))
 
@@ -124,6 +133,10 @@ def local(  # typer calls it, by name
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     hub_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 4222,
     api_port: Annotated[int, typer.Option(help="0 takes a free one.")] = 50051,
+    web_port: Annotated[
+        int | None, typer.Option(help="Of the web page [default: 8080, or a free one where that is taken].")
+    ] = None,
+    web_page: Annotated[bool, typer.Option("--web/--no-web", help="Serve the web page.")] = True,
     triton_port: Annotated[int, typer.Option(help="gRPC; 0 takes a free one.")] = 0,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
     tls: Annotated[
@@ -139,10 +152,10 @@ def local(  # typer calls it, by name
         int | None, typer.Option(help="Serve the hub over WebSocket too, such as 443; 0 takes a free one.")
     ] = None,
 ) -> None:
-    """Run hub, Triton, worker and API on this machine, and keep them running."""
+    """Run hub, Triton, worker, API and web page on this machine, and keep them running."""
     settings = _settings(config, set_)
     from cloud_inference.config import is_loopback
-    from cloud_inference.local import LocalOptions, run
+    from cloud_inference.local import LocalOptions, port_or_free, run
     from cloud_inference.triton_repository import Serving
     from cloud_inference.triton_server import Ports
 
@@ -160,6 +173,7 @@ def local(  # typer calls it, by name
         tls=tls,
         public=public,
         websocket_port=websocket_port,
+        web_port=(port_or_free(host, 8080) if web_port is None else web_port) if web_page else None,
     )
     _run(run(settings, options))
 

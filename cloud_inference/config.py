@@ -164,6 +164,29 @@ class TracesSettings(Settings):
     endpoint: str | None = Field(default=None, pattern=r"^https?://")
 
 
+class WebSettings(Settings):
+    """The web page: a client of the API and of the hub, for browsers. Who may see what, `api` says."""
+
+    host: str = "127.0.0.1"
+    # 0 takes a free port, which the log tells.
+    port: int = Field(default=8080, ge=0, le=65535)
+    # Without these, the API's own.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    # Where the API listens [default: api.host and api.port], and the authority of its certificate.
+    api: str | None = None
+    api_ca: Path | None = None
+    # Of browsers that cannot decode video: pictures a second that are decoded for them, for each camera.
+    stills_fps: float = Field(default=2.0, gt=0, le=10)
+    max_viewers: int = Field(default=100, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _complete(self) -> WebSettings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together")
+        return self
+
+
 class HttpSettings(Settings):
     """`/healthz`, `/readyz` and `/metrics`."""
 
@@ -171,6 +194,7 @@ class HttpSettings(Settings):
     # 0 takes a free port, which the log tells.
     worker_port: int = Field(default=9610, ge=0, le=65535)
     api_port: int = Field(default=9611, ge=0, le=65535)
+    web_port: int = Field(default=9612, ge=0, le=65535)
 
 
 class CloudSettings(Settings):
@@ -180,6 +204,7 @@ class CloudSettings(Settings):
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     api: ApiSettings = ApiSettings()
+    web: WebSettings = WebSettings()
     http: HttpSettings = HttpSettings()
     traces: TracesSettings = TracesSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,4 +1,4 @@
-"""The whole cloud side on one machine: hub, Triton, worker and API as separate processes, kept running."""
+"""The whole cloud side on one machine, as separate processes, kept running: hub, Triton, worker, API, web."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ class LocalOptions:
     that lets it join; readable only by us.
     devices: (site, device) pairs that get credentials. Ports of 0 are chosen. tls: on the hub and the API,
     which then asks for tokens; public: the name that others reach this machine by, None for `host`.
-    websocket_port: the hub also over WebSocket; None for not. cpus: cores for Triton, None for all. quiet:
-    worker and API log to files in the state folder rather than to our stderr.
+    websocket_port: the hub also over WebSocket; None for not. web_port: the web page; None for none. cpus:
+    cores for Triton, None for all. quiet: worker, API and page log to files in the state folder rather than
+    to our stderr.
     """
 
     state_dir: Path
@@ -60,6 +61,7 @@ class LocalOptions:
     tls: bool = False
     public: str | None = None
     websocket_port: int | None = None
+    web_port: int | None = None
     triton: Ports = field(default_factory=Ports)
     serving: Serving = field(default_factory=Serving)
     cpus: tuple[int, ...] | None = None
@@ -125,33 +127,31 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
     try:
         async with Supervisor() as supervisor:
             await supervisor.start(hub, triton)
-            api_port, worker_http, api_http = _ports(options)
+            ports = _ports(options)
             config = state / CONFIG_FILE
             write_private(
                 config,
-                yaml.safe_dump(
-                    _child_settings(settings, hub, triton, options, (api_port, worker_http, api_http))
-                ),
+                yaml.safe_dump(_child_settings(settings, hub, triton, options, ports)),
             )
-            programs = [_program(name, config, options) for name in ("worker", "api")]
+            health = {"worker": ports.worker_http, "api": ports.api_http}
+            if ports.web:
+                health["web"] = ports.web_http
+            programs = [_program(name, config, options) for name in health]
             await supervisor.start(*programs)
             await asyncio.gather(
-                _until_ready(programs[0], options.host, worker_http),
-                _until_ready(programs[1], options.host, api_http),
+                *(_until_ready(program, options.host, health[program.name]) for program in programs)
             )
             endpoints = {
                 "hub": hub.url,
                 "websocket": hub.websocket_url,
                 "tenants": hubs.summary(hub.tenants),
-                "api": f"{hub.options.name}:{api_port}",
+                "api": f"{hub.options.name}:{ports.api}",
+                "web": _web_url(hub, ports.web),
                 # With TLS: the authority to trust, and the key to make access tokens with.
                 "ca": str(hub.tls.ca) if hub.tls else None,
                 "token_key": str(state / PRIVATE_KEY) if hub.tls else None,
                 "triton": {"grpc": triton.url, "http": triton.http_url, "metrics": triton.metrics_url},
-                "metrics": {
-                    "worker": f"http://{options.host}:{worker_http}/metrics",
-                    "api": f"http://{options.host}:{api_http}/metrics",
-                },
+                "metrics": {name: f"http://{options.host}:{port}/metrics" for name, port in health.items()},
                 "model": card.name,
             }
             write_private(endpoints_file, json.dumps(endpoints, indent=2))
@@ -163,7 +163,14 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
             started = {"hub": hub.server.pid, "triton": triton.pid}
             started |= {program.name: program.pid for program in programs}
             pids = {name: pid for name, pid in started.items() if pid is not None}
-            _log.info("local_ready", api=endpoints["api"], hub=hub.url, triton=triton.url, state=str(state))
+            _log.info(
+                "local_ready",
+                api=endpoints["api"],
+                web=endpoints["web"],
+                hub=hub.url,
+                triton=triton.url,
+                state=str(state),
+            )
             yield Running(endpoints, supervisor, pids)
     finally:
         endpoints_file.unlink(missing_ok=True)
@@ -191,7 +198,7 @@ def _child_settings(
     hub: LocalHub,
     triton: TritonServer,
     options: LocalOptions,
-    ports: tuple[int, int, int],
+    ports: _Ports,
 ) -> dict[str, Any]:
     """The settings given to us, with the addresses and credentials of what we started."""
     creds_file = str(hub.tenant(options.tenant).cloud.absolute())
@@ -201,24 +208,58 @@ def _child_settings(
     hub_values["tenants"] = [{"name": options.tenant, "creds_file": creds_file}]
     values.setdefault("triton", {})["url"] = triton.url
     api = values.setdefault("api", {})
-    api.update(host=options.host, port=ports[0])
+    api.update(host=options.host, port=ports.api)
+    web = values.setdefault("web", {})
+    web.update(host=options.host, port=ports.web or 0, api=f"{hub.options.name}:{ports.api}")
     if hub.tls is not None:
         api.setdefault("tls_cert", str(hub.tls.certificate))
         api.setdefault("tls_key", str(hub.tls.key))
         api.setdefault("token_keys", [str(options.state_dir / PUBLIC_KEY)])
-    values.setdefault("http", {}).update(host=options.host, worker_port=ports[1], api_port=ports[2])
+        web.setdefault("api_ca", str(hub.tls.ca))
+    values.setdefault("http", {}).update(
+        host=options.host,
+        worker_port=ports.worker_http,
+        api_port=ports.api_http,
+        web_port=ports.web_http,
+    )
     return values
 
 
-def _ports(options: LocalOptions) -> tuple[int, int, int]:
-    """The API's port and the two for health and metrics, chosen where not given."""
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """Of the API and the page (None for no page), and for everybody's health and metrics."""
+
+    api: int
+    web: int | None
+    worker_http: int
+    api_http: int
+    web_http: int
+
+
+def _web_url(hub: LocalHub, port: int | None) -> str | None:
+    scheme = "https" if hub.tls is not None else "http"
+    return f"{scheme}://{hub.options.name}:{port}/" if port else None
+
+
+def port_or_free(host: str, port: int) -> int:
+    """The port if nobody has it, else 0."""
+    try:
+        with socket.create_server((host, port)):
+            return port
+    except OSError:
+        return 0
+
+
+def _ports(options: LocalOptions) -> _Ports:
+    """Ports, chosen where not given."""
     with contextlib.ExitStack() as held:
 
         def free() -> int:
             taken = held.enter_context(socket.create_server((options.host, 0)))
             return int(taken.getsockname()[1])
 
-        return options.api_port or free(), free(), free()
+        web = None if options.web_port is None else options.web_port or free()
+        return _Ports(options.api_port or free(), web, free(), free(), free())
 
 
 async def _until_ready(program: Child, host: str, port: int) -> None:

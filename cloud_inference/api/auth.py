@@ -44,7 +44,12 @@ class Authenticator:
     @property
     def open(self) -> bool:
         """Whether no credentials are asked for."""
-        return not self._tokens and self._keys is None and not self._by_certificate
+        return not self.takes_tokens and not self._by_certificate
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether there are tokens that would be taken."""
+        return bool(self._tokens) or self._keys is not None
 
     def caller(self, context: Any, method: Method) -> Grant:
         """What the caller of a request may do, `method` included.
@@ -73,6 +78,10 @@ class Authenticator:
         scheme, _, token = str(given).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Refusal(StatusCode.UNAUTHENTICATED, "send metadata 'authorization: Bearer TOKEN'")
+        return self.of_token(token)
+
+    def of_token(self, token: str) -> Grant:
+        """What the holder of a token may do; raises `Refusal` with UNAUTHENTICATED."""
         found = None
         for known, tenant in self._tokens.items():  # all of them, in constant time each
             if hmac.compare_digest(known.encode(), token.encode()):

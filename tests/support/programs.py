@@ -166,7 +166,7 @@ def local_system(folder: Path, devices: Sequence[str]) -> Iterator[Running]:
     """The cloud side on free ports, with these devices at site `yard`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "cloud"
-    arguments = ["--state", str(state), "--hub-port", "0", "--api-port", "0"]
+    arguments = ["--state", str(state), "--hub-port", "0", "--api-port", "0", "--web-port", "0"]
     for device in devices:
         arguments += ["--device", f"yard/{device}"]
     with Program(module("cloud_inference", "local", *arguments), folder / "local.log") as program:

@@ -95,6 +95,8 @@ class CameraStatus(_message.Message):
     SOURCE_CODEC_FIELD_NUMBER: _builtins.int
     JPEG_SAMPLES_FIELD_NUMBER: _builtins.int
     JPEG_SAMPLED_BYTES_FIELD_NUMBER: _builtins.int
+    BUDGET_KBIT_S_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     state: Global___CameraState.ValueType
     message: _builtins.str
@@ -125,6 +127,10 @@ class CameraStatus(_message.Message):
     jpeg_samples: _builtins.int
     """Captured frames that were coded as JPEG (quality 90) to tell what that would have cost, and their bytes."""
     jpeg_sampled_bytes: _builtins.int
+    budget_kbit_s: _builtins.float
+    """What it may send, in kilobits a second; unset without a budget."""
+    masks: _builtins.int
+    """Masks in force: the device's own, and those of the desired configuration."""
     @_builtins.property
     def frames_dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Frames dropped, by snake_case reason."""
@@ -153,12 +159,16 @@ class CameraStatus(_message.Message):
         source_codec: _builtins.str = ...,
         jpeg_samples: _builtins.int = ...,
         jpeg_sampled_bytes: _builtins.int = ...,
+        budget_kbit_s: _builtins.float | None = ...,
+        masks: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__budget_kbit_s: _TypeAlias = _typing.Literal["budget_kbit_s"]  # noqa: Y015
+    _WhichOneofArgType__budget_kbit_s: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_kbit_s) -> _WhichOneofReturnType__budget_kbit_s | None: ...
 
 Global___CameraStatus: _TypeAlias = CameraStatus  # noqa: Y015
 
@@ -282,6 +292,8 @@ class DesiredCamera(_message.Message):
     WIDTH_PX_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     max_fps: _builtins.float
     """Send pixels of at most this many frames a second."""
@@ -295,6 +307,12 @@ class DesiredCamera(_message.Message):
     def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mask]:
         """Hidden before the first encoder, beside what the device's own file hides: these can only hide more."""
 
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedCompositeFieldContainer[Global___Zone]:
+        """Where the cloud counts objects: see ZoneCount and LineCount."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]: ...
     def __init__(
         self,
         *,
@@ -304,10 +322,12 @@ class DesiredCamera(_message.Message):
         width_px: _builtins.int | None = ...,
         paused: _builtins.bool | None = ...,
         masks: _abc.Iterable[Global___Mask] | None = ...,
+        zones: _abc.Iterable[Global___Zone] | None = ...,
+        lines: _abc.Iterable[Global___Line] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "crf", b"crf", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "camera", b"camera", "crf", b"crf", "masks", b"masks", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crf", b"_crf", "_max_fps", b"_max_fps", "_paused", b"_paused", "_width_px", b"_width_px", "camera", b"camera", "crf", b"crf", "lines", b"lines", "masks", b"masks", "max_fps", b"max_fps", "paused", b"paused", "width_px", b"width_px", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__crf: _TypeAlias = _typing.Literal["crf"]  # noqa: Y015
     _WhichOneofArgType__crf: _TypeAlias = _typing.Literal["_crf", b"_crf"]  # noqa: Y015
@@ -335,16 +355,20 @@ class Mask(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POINTS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For people: at most 64 printable characters."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPoint]: ...
     def __init__(
         self,
         *,
         points: _abc.Iterable[Global___MaskPoint] | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "points", b"points"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -373,6 +397,62 @@ class MaskPoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MaskPoint: _TypeAlias = MaskPoint  # noqa: Y015
+
+@_typing.final
+class Zone(_message.Message):
+    """A polygon of at least three points, where objects are counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 printable characters, unique among the camera's zones."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPoint]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        points: _abc.Iterable[Global___MaskPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Zone: _TypeAlias = Zone  # noqa: Y015
+
+@_typing.final
+class Line(_message.Message):
+    """Crossing it forwards is from its left to its right, looking from `start` to `end`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """1 to 64 printable characters, unique among the camera's lines."""
+    @_builtins.property
+    def start(self) -> Global___MaskPoint: ...
+    @_builtins.property
+    def end(self) -> Global___MaskPoint: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        start: Global___MaskPoint | None = ...,
+        end: Global___MaskPoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "name", b"name", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Line: _TypeAlias = Line  # noqa: Y015
 
 @_typing.final
 class DesiredConfig(_message.Message):

@@ -159,6 +159,8 @@ class Result(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     CODED_BYTES_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """Of the last frame covered, the same as key.sequence for a single frame."""
     revision: _builtins.int
@@ -199,6 +201,14 @@ class Result(_message.Message):
 
     @_builtins.property
     def times(self) -> Global___StageTimes: ...
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedCompositeFieldContainer[Global___ZoneCount]:
+        """What happened at the camera's zones and lines in this frame, one for each that is drawn. Of a range: in
+        its last frame. Left out of DEGRADED answers.
+        """
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineCount]: ...
     def __init__(
         self,
         *,
@@ -221,14 +231,86 @@ class Result(_message.Message):
         traceparent: _builtins.str = ...,
         coded_bytes: _builtins.int = ...,
         resume_token: _builtins.str = ...,
+        zones: _abc.Iterable[Global___ZoneCount] | None = ...,
+        lines: _abc.Iterable[Global___LineCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "model", b"model", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_uncertainty_ns", b"clock_uncertainty_ns", "coded_bytes", b"coded_bytes", "detections", b"detections", "device", b"device", "final", b"final", "gate_reason", b"gate_reason", "key", b"key", "lane", b"lane", "last_captured_ns", b"last_captured_ns", "last_sequence", b"last_sequence", "model", b"model", "provenance", b"provenance", "reason", b"reason", "resume_token", b"resume_token", "revision", b"revision", "source_height_px", b"source_height_px", "source_width_px", b"source_width_px", "times", b"times", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_uncertainty_ns", b"clock_uncertainty_ns", "coded_bytes", b"coded_bytes", "detections", b"detections", "device", b"device", "final", b"final", "gate_reason", b"gate_reason", "key", b"key", "lane", b"lane", "last_captured_ns", b"last_captured_ns", "last_sequence", b"last_sequence", "lines", b"lines", "model", b"model", "provenance", b"provenance", "reason", b"reason", "resume_token", b"resume_token", "revision", b"revision", "source_height_px", b"source_height_px", "source_width_px", b"source_width_px", "times", b"times", "traceparent", b"traceparent", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class ZoneCount(_message.Message):
+    """Objects at a zone. An object stands where the middle of its box's lower edge is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ZONE_FIELD_NUMBER: _builtins.int
+    INSIDE_FIELD_NUMBER: _builtins.int
+    ENTERED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    ENTERED_TOTAL_FIELD_NUMBER: _builtins.int
+    zone: _builtins.str
+    inside: _builtins.int
+    """In it now."""
+    entered: _builtins.int
+    """Tracks that came in and went out with this frame; seen on the other side before."""
+    left: _builtins.int
+    entered_total: _builtins.int
+    """All that came in since the zone was drawn."""
+    def __init__(
+        self,
+        *,
+        zone: _builtins.str = ...,
+        inside: _builtins.int = ...,
+        entered: _builtins.int = ...,
+        left: _builtins.int = ...,
+        entered_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entered", b"entered", "entered_total", b"entered_total", "inside", b"inside", "left", b"left", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ZoneCount: _TypeAlias = ZoneCount  # noqa: Y015
+
+@_typing.final
+class LineCount(_message.Message):
+    """Tracks that crossed a line with this frame, and all since it was drawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    BACKWARD_FIELD_NUMBER: _builtins.int
+    FORWARD_TOTAL_FIELD_NUMBER: _builtins.int
+    BACKWARD_TOTAL_FIELD_NUMBER: _builtins.int
+    line: _builtins.str
+    forward: _builtins.int
+    """From its left to its right, looking from its start to its end."""
+    backward: _builtins.int
+    forward_total: _builtins.int
+    backward_total: _builtins.int
+    def __init__(
+        self,
+        *,
+        line: _builtins.str = ...,
+        forward: _builtins.int = ...,
+        backward: _builtins.int = ...,
+        forward_total: _builtins.int = ...,
+        backward_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "backward_total", b"backward_total", "forward", b"forward", "forward_total", b"forward_total", "line", b"line"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineCount: _TypeAlias = LineCount  # noqa: Y015
 
 @_typing.final
 class ResultBatch(_message.Message):
