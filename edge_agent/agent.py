@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 
 from edge_agent import detect, status
 from edge_agent.batch import CameraIdentity
+from edge_agent.calibrate import Calibrations
 from edge_agent.capture import CameraState, Capture
 from edge_agent.config import AgentSettings, CameraSettings
 from edge_agent.delivery import Delivery
@@ -29,6 +30,7 @@ from edge_agent.frame import Frame
 from edge_agent.handoff import Dropped
 from edge_agent.pipeline import CameraPipeline, EdgeDetector
 from edge_agent.redact_models import Models, redactor
+from edge_agent.sample import Sampler, sample_spec
 from edge_agent.seen import Seen
 from edge_agent.sink import LoopSink
 from eyeline.errors import ConfigError
@@ -98,6 +100,7 @@ class Agent:
         self._cameras: dict[str, _Camera] = {}
         self._delivery: Delivery | None = None
         self._desired: Desired | None = None
+        self._calibrations: Calibrations | None = None
         self._epoch = Epoch(0, b"")
         self._changed = asyncio.Event()
         self._edge_model: detection_pb2.ModelRef | None = None
@@ -144,6 +147,7 @@ class Agent:
                     asyncio.create_task(self._desired.run()),
                     asyncio.create_task(self._report_status(delivery)),
                     asyncio.create_task(self._follow_control(delivery)),
+                    asyncio.create_task(self._calibrate()),
                 ]
                 return await self._until_over(stop, tasks, delivery)
             finally:
@@ -178,6 +182,13 @@ class Agent:
 
     def _make_cameras(self, delivery: Delivery) -> None:
         detector, self._edge_model, models = _load_detector(self.settings)
+        calibrations = self._calibrations = Calibrations(
+            self.settings,
+            delivery.hub,
+            link_state=delivery.link_state,
+            edge_model=self._edge_model,
+            changed=self._tell,
+        )
         for chosen in self.settings.cameras:
             name = chosen.name
             sink = LoopSink(self._loop, delivery.publish)
@@ -203,10 +214,16 @@ class Agent:
                 sink,
                 detector=detector,
                 redactor=redactor(self.settings, name, models),
+                sampler=Sampler(
+                    name,
+                    sample_spec(self.settings),
+                    lambda sample, name=name: calibrations.taken(name, sample),  # type: ignore[misc]
+                ),
                 link=lambda name=name: delivery.link_state(name),  # type: ignore[misc]
                 clock=delivery.clock.estimate,
                 traceparent=_sampler(self.settings.trace_share),
             )
+            calibrations.attach(name, pipeline, lambda pipeline=pipeline: pipeline.counts().size)  # type: ignore[misc]
             thread = threading.Thread(
                 target=pipeline.run, args=(self._stop_cameras,), name=f"camera-{name}", daemon=True
             )
@@ -241,6 +258,8 @@ class Agent:
             camera, now = self._cameras.get(request.camera), time.monotonic()
             if request.lag_ns and camera:
                 delivery.pressure(request.camera).heard(request.lag_ns / 1e9)
+            if request.profile and self._calibrations is not None:
+                self._calibrations.told(request.camera)
             if request.keyframe and camera and now - camera.keyframe_asked_s >= _KEYFRAME_EVERY_S:
                 camera.keyframe_asked_s = now
                 camera.pipeline.demand_keyframe()
@@ -250,6 +269,10 @@ class Agent:
             with contextlib.suppress(Exception):
                 await session.client.subscribe(subject, cb=handle)
             await session.closed.wait()
+
+    async def _calibrate(self) -> None:
+        assert self._calibrations is not None  # noqa: S101  # made with the cameras
+        await self._calibrations.run()
 
     # End
 
@@ -387,6 +410,8 @@ class Agent:
             width_px=counts.size[0],
             height_px=counts.size[1],
             rung=counts.rung,
+            rung_reason=counts.rung_reason,
+            calibration=self._calibrations.line(name) if self._calibrations is not None else "",
             last_sequence=stats.last_sequence,
             reconnects=stats.reconnects,
             source_bytes=stats.yardstick.source_bytes,

@@ -114,6 +114,38 @@ def check(
 
 
 @app.command()
+def calibrate(
+    camera: Annotated[str | None, typer.Argument(help="Name of one camera [default: all].")] = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+    show: Annotated[bool, typer.Option("--show", help="Only show the profiles there are.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Ask, and leave.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for profiles.", min=1)] = 900.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Have the cloud score what a camera could send, and sit on the cheapest rung that is good enough."""
+    from edge_agent import calibrate_command as command
+
+    settings = _load(config, state_dir=str(state_dir) if state_dir is not None else None)
+    log.configure(level="critical")
+    cameras, late = command.chosen(settings, camera), []
+    if not show:
+        before = command.ask(settings, cameras)
+        if no_wait:
+            return
+        late = command.follow(settings, before, lambda line: print(line, file=sys.stderr), timeout)
+    found = {name: command.profile_of(settings, name) for name in cameras}
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, one in found.items():
+            _console().print(command.table(one) if one is not None else f"{name}: no profile")
+    for name in late:
+        print(f"edge-agent: {name} has no new profile after {timeout:g} s", file=sys.stderr)
+    raise typer.Exit(1 if late or None in found.values() else 0)
+
+
+@app.command()
 def init(
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="NAME=ADDRESS; without any, cameras are looked for.")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from eyeline import settings
+from eyeline.ladder import CRFS
 from eyeline.settings import Settings
 from eyeline.subjects import check_token
 
@@ -203,6 +204,8 @@ class CalibrationSettings(Settings):
 
     seconds: float = Field(default=25.0, ge=5, le=120)
     crf: int = Field(default=22, ge=10, le=40)
+    # Quantisers of the ladder; each costs the cloud about as much as looking at the sample once.
+    crfs: tuple[Annotated[int, Field(ge=1, le=51)], ...] = Field(default=CRFS, min_length=1, max_length=10)
     # How fast a sample is sent: with a byte budget so large a share of it, else so many kilobits a second.
     budget_share: float = Field(default=0.25, gt=0, le=0.9)
     kbit_s: float = Field(default=200.0, ge=4, le=1_000_000)

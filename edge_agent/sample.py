@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import structlog
 
+from edge_agent.config import AgentSettings
 from edge_agent.encode import Encoder, fits, open_encoder
 from edge_agent.frame import Frame
 from edge_agent.plan import Pace
 from edge_agent.redact import RedactedPicture
-from eyeline.ladder import Rung
+from eyeline.ladder import SAMPLE_FPS, Rung
 from eyeline.v1 import calibration_pb2
 from eyeline.v1 import frame_pb2 as pb
 
@@ -26,7 +27,7 @@ _log = structlog.get_logger()
 # A stretch that stays shorter for so long is given up, and begun anew.
 _GIVE_UP_NS: Final = 15 * 60 * 1_000_000_000
 # Enough to tell rungs apart when no more moves.
-_LEAST_PICTURES: Final = 40
+_LEAST_PICTURES: Final = 20
 _MOST_BYTES: Final = 8 << 20
 
 
@@ -41,6 +42,12 @@ class SampleSpec:
     def pictures(self) -> int:
         """How many pictures make a whole one."""
         return max(_LEAST_PICTURES, round(self.seconds * self.rung.max_fps))
+
+
+def sample_spec(settings: AgentSettings) -> SampleSpec:
+    """As the settings say: at the width of the camera's own rung, which is the model's."""
+    rung = Rung("h264", settings.encode.width_px, settings.calibration.crf, 80, SAMPLE_FPS, "high")
+    return SampleSpec(rung, settings.calibration.seconds)
 
 
 class Sampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
@@ -63,9 +64,10 @@ HIGH_EFFORT_RATE: Final = 3.4 * 416**2
 # Frames with pixels a second: a calibration sample's rate, and what every n-th of its pictures makes.
 SAMPLE_FPS: Final = 4.0
 FRAME_RATES: Final = (SAMPLE_FPS / 6, SAMPLE_FPS / 4, SAMPLE_FPS / 3, SAMPLE_FPS / 2, SAMPLE_FPS)
-# Shares of the width that the settings name, each with its quantisers (or qualities of stills).
-CRFS: Final = {1.0: (26, 30, 34, 38, 42), 0.77: (30, 34, 38)}
-QUALITIES: Final = {1.0: (40, 60, 80), 0.77: (60,)}
+CRFS: Final = (26, 30, 34, 38, 42)
+QUALITIES: Final = (40, 60, 80)
+# Of the width that the settings name; with the outermost quantisers left out.
+NARROW: Final = 0.77
 
 
 def affordable_effort(max_fps: float, width_px: int) -> Effort:
@@ -73,18 +75,20 @@ def affordable_effort(max_fps: float, width_px: int) -> Effort:
     return "high" if max_fps * width_px**2 <= HIGH_EFFORT_RATE else "low"
 
 
-def ladder(base: Rung, *, fixed_effort: Effort | None = None) -> tuple[Rung, ...]:
-    """The rungs around one: frame rates, widths up to its own, and quantisers.
+def ladder(base: Rung, crfs: Sequence[int] = CRFS, *, fixed_effort: Effort | None = None) -> tuple[Rung, ...]:
+    """The rungs around one: frame rates, its width and a narrower one, and quantisers.
 
     fixed_effort: of all of them; by default what is affordable at each. The camera's own packets are no rung
     of it: what they are worth, a sample coded by us does not tell.
     """
-    base, found = base.transcoded, []
-    for share, grades in (QUALITIES if base.is_still else CRFS).items():
-        width = max(64, round(base.width_px * share / 2) * 2)
+    base = base.transcoded
+    grades = QUALITIES if base.is_still else tuple(sorted(crfs))
+    narrow = max(64, round(base.width_px * NARROW / 2) * 2)
+    found = []
+    for width, some in ((base.width_px, grades), (narrow, grades[1:-1])):
         for fps in FRAME_RATES:
             effort = fixed_effort or affordable_effort(fps, width)
-            for grade in grades:
+            for grade in some:
                 crf, quality = (base.crf, grade) if base.is_still else (grade, base.quality)
                 found.append(Rung(base.codec, width, crf, quality, round(fps, 2), effort))
     return tuple(found)
