@@ -2,8 +2,8 @@
 
 - capture -> gate -> plan -> redact -> detect -> encode -> batch: the life of a frame, wired by `pipeline`
 - `redact`: the one way out for pixels; `redact_mask`, `redact_tracks`, `redact_models`: what it hides
-- `calibrate`, `calibrated`, `calibration_files`: a camera's sample and profile; `sample`, `scene`, `frontier`:
-  the pictures it needs, what they show, and the rung it gives
+- `calibrate`, `calibrated`, `calibration_files`: a camera's sample and profile
+- `sample`, `scene`, `frontier`: the pictures that needs, what they show, and the rung it gives
 - `sink` -> `keep` -> `spool` -> `join` -> `forward`: from a camera's thread to the hub, wired by `delivery`
 - `pressure`: how much of it the cloud takes, as the cloud says
 - `segments`: what the spool holds, chain by chain; `broker`, `spool_stream`, `payloads`: where it holds it
