@@ -1,5 +1,5 @@
 """`cloud-inference worker | api | web | triton | repository | local | secrets | enroll | revoke | token`,
-`models`, and what `operate.cli` adds.
+`models`, `engines`, and what `operate.cli` adds.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -8,17 +8,15 @@ Each command imports only what it needs. Expected failures are one line on stder
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
+from cloud_inference.running import run as _run
 from eyeline.errors import ConfigError, EyelineError
 
 app = typer.Typer(
@@ -33,6 +31,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, such as triton.timeout_s=2; over file and environment."),
 ]
+
+Device = Annotated[
+    str, typer.Option(help="Where models run: cpu, gpu, or auto for a GPU where there is one.")
+]
+Instances = Annotated[int, typer.Option(min=1, max=64, help="Of each model, on each device.")]
 
 
 @app.command()
@@ -77,6 +80,8 @@ def triton(  # typer calls it, by name
     max_batch: Annotated[int, typer.Option(min=1, max=256)] = 4,
     max_queue_delay_us: Annotated[int, typer.Option(min=0, max=1_000_000)] = 500,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+    device: Device = "cpu",
+    instances: Instances = 1,
 ) -> None:
     """Start tritonserver with a repository made from the catalogue."""
     settings = _settings(config, set_)
@@ -90,7 +95,9 @@ def triton(  # typer calls it, by name
             state_dir=state,
             host=host,
             ports=Ports(grpc_port, http_port, metrics_port),
-            serving=Serving(max_batch, max_queue_delay_us, threads),
+            serving=Serving(
+                max_batch, max_queue_delay_us, threads, device=_serving_device(device), instances=instances
+            ),
         )
     )
 
@@ -106,6 +113,12 @@ def repository(
     max_batch: Annotated[int, typer.Option(min=1, max=256)] = 4,
     max_queue_delay_us: Annotated[int, typer.Option(min=0, max=1_000_000)] = 500,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of one run of the model.")] = 1,
+    device: Device = "cpu",
+    instances: Instances = 1,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; 0 is no limit.")] = 0,
+    queue_timeout_us: Annotated[
+        int, typer.Option(min=0, help="How long a request waits that says nothing else; 0 is no limit.")
+    ] = 0,
 ) -> None:
     """Write Triton's model repository, for a tritonserver that is started by somebody else."""
     settings = _settings(config, set_)
@@ -114,7 +127,15 @@ def repository(
 
     names = model or [settings.triton.model]
     served = [triton_repository.of_card(catalogue.load(name)) for name in names]
-    serving = triton_repository.Serving(max_batch, max_queue_delay_us, threads)
+    serving = triton_repository.Serving(
+        max_batch,
+        max_queue_delay_us,
+        threads,
+        device=_serving_device(device),
+        instances=instances,
+        max_queue=max_queue,
+        queue_timeout_us=queue_timeout_us,
+    )
     try:
         triton_repository.write(out, served, serving)
     except OSError as problem:
@@ -313,6 +334,10 @@ def main() -> None:
     from cloud_inference.operate.cli import app as operate
 
     app.add_typer(operate)
+    if sys.argv[1:2] in (["engines"], ["--help"], []):
+        from cloud_inference.engines.cli import app as engines
+
+        app.add_typer(engines, name="engines", help="TensorRT engines: build, measure, keep for all nodes.")
     try:
         app()
     except EyelineError as problem:
@@ -339,48 +364,14 @@ def _settings(config: Path | None, assignments: list[str] | None) -> Any:
     return settings
 
 
+def _serving_device(text: str) -> Any:
+    if text not in {"cpu", "gpu", "auto"}:
+        raise ConfigError(f"--device {text!r} must be cpu, gpu or auto")
+    return text
+
+
 def _device(text: str) -> tuple[str, str]:
     site, slash, name = text.partition("/")
     if not slash or not site or not name:
         raise ConfigError(f"--device {text!r} must be SITE/DEVICE")
     return site, name
-
-
-def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run until it ends or a signal asks it to; the first signal cancels it, later ones wait with us."""
-    import uvloop
-
-    asked: list[signal.Signals] = []
-
-    async def guarded() -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # we are in it
-
-        def ask(number: signal.Signals) -> None:
-            if not asked:
-                task.cancel()
-            asked.append(number)
-
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, ask, number)
-        try:
-            await main_coroutine
-        except BaseExceptionGroup as group:
-            raise _expected(group) from None
-
-    with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(guarded())
-    if asked and asked[0] == signal.SIGINT:
-        raise SystemExit(130)
-
-
-def _expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first expected failure of a group, if all are; else the group, which is a bug worth a traceback."""
-    expected, other = group.split(EyelineError)
-    if expected is None or other is not None:
-        return group
-    problem: BaseException = expected
-    while isinstance(problem, BaseExceptionGroup):
-        problem = problem.exceptions[0]
-    return problem

@@ -5,7 +5,9 @@ EyelineError
 ├── ModelMissing        it is up and does not serve the model
 ├── ModelMismatch       it serves a model of that name with other inputs or outputs
 ├── InferenceFailed     it ran and refused this very request
-└── BadSample           a calibration sample that no rung can be scored on; says why
+├── BadSample           a calibration sample that no rung can be scored on; says why
+└── EngineFailed        no builder, or one that refuses; or a plan that loses too much
+    └── StoreFailed     the storage of plans is away or refuses (retryable)
 """
 
 from __future__ import annotations
@@ -33,3 +35,13 @@ class InferenceFailed(EyelineError):
 
 class BadSample(EyelineError):
     """A calibration sample that no rung can be scored on."""
+
+
+class EngineFailed(EyelineError):
+    """An engine cannot be built, or must not be used."""
+
+
+class StoreFailed(EngineFailed):
+    """The storage of plans is away, or refuses."""
+
+    retryable = True

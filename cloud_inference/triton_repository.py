@@ -1,7 +1,8 @@
 """Triton's model repository, written from served ONNX graphs.
 
-A served graph takes `images` uint8 [B, H, W, 3] and gives `boxes` float32 [B, K, 6] and `count` int32 [B].
-Here it runs on ONNX Runtime in Triton's Python backend; the names and shapes are the same for TensorRT.
+A served graph takes `images` uint8 [B, H, W, 3] and gives `boxes` float32 [B, K, 6] and `count` int32 [B]. It
+runs on ONNX Runtime in Triton's Python backend, or as a TensorRT plan; names and shapes are the same, so that
+a model can go over from one to the other while it is served.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -18,6 +20,9 @@ from cloud_inference.errors import ModelMismatch
 from eyeline_models.catalogue import ModelCard
 
 _BACKEND_MODEL = Path(__file__).with_name("triton_backend") / "model.py"
+# What runs it: ONNX Runtime in the Python backend, or TensorRT.
+Form = Literal["onnx", "plan"]
+Device = Literal["cpu", "gpu", "auto"]
 _UINT8, _FLOAT, _INT32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 
 
@@ -42,16 +47,26 @@ class Served:
 class Serving:
     """How Triton batches and runs.
 
-    max_batch: on a CPU a batch saves nothing. Measured with the default model on one core, an image takes
-    33 ms alone, 36 ms in a batch of 4 and 39 ms in one of 16, which also needs 0.8 GB and makes everybody
-    wait 0.6 s; so the default is small. On a GPU it should be larger.
-    max_queue_delay_us: how long a request waits for company when the model is idle. There is no preferred
-    batch size: with one, a load below it waits the whole delay out. threads: of ONNX Runtime, for one run.
+    max_batch: on a CPU a batch saves nothing. Measured with the default model on one core, an image takes 33
+    ms alone, 36 ms in a batch of 4 and 39 ms in one of 16, which also needs 0.8 GB and makes everybody wait
+    0.6 s; so the default is small. On a GPU it should be larger. max_queue_delay_us: how long a request waits
+    for company when the model is idle. preferred_batch: with such sizes a load below them waits the whole
+    delay out, so there is none unless `tune` found one good. threads: of ONNX Runtime, for one run. device:
+    "auto" is a GPU where Triton has one. instances: of the model, on each device. max_queue: requests that
+    may wait; 0 is no limit. queue_timeout_us: a request that says nothing else waits no longer for its turn;
+    0 is no limit. Workers say in each request how much of the time that counts from the frame's capture is
+    left. warm_up: run the smallest and the largest batch before the first request.
     """
 
     max_batch: int = 4
     max_queue_delay_us: int = 500
     threads: int = 1
+    preferred_batch: tuple[int, ...] = ()
+    device: Device = "cpu"
+    instances: int = 1
+    max_queue: int = 0
+    queue_timeout_us: int = 0
+    warm_up: bool = True
 
 
 def inspect(name: str, path: Path, version: int = 1) -> Served:
@@ -95,20 +110,54 @@ def of_card(card: ModelCard) -> Served:
 def write(root: Path, models: Iterable[Served], serving: Serving = Serving()) -> None:
     """Write the repository; what is there of the same models is replaced."""
     for model in models:
-        folder = root / model.name
-        shutil.rmtree(folder, ignore_errors=True)
-        version = folder / str(model.version)
-        version.mkdir(parents=True)
-        (folder / "config.pbtxt").write_text(config_pbtxt(model, serving), encoding="utf-8")
-        shutil.copyfile(_BACKEND_MODEL, version / "model.py")
-        shutil.copyfile(model.onnx, version / "model.onnx")
+        shutil.rmtree(root / model.name, ignore_errors=True)
+        write_version(root / model.name / str(model.version), model.onnx.read_bytes(), "onnx")
+        write_config(root, model, serving)
 
 
-def config_pbtxt(model: Served, serving: Serving = Serving()) -> str:
+def write_version(folder: Path, data: bytes, form: Form) -> None:
+    """One version's files, in a new folder."""
+    folder.mkdir(parents=True)
+    if form == "onnx":
+        shutil.copyfile(_BACKEND_MODEL, folder / "model.py")
+    (folder / ("model.onnx" if form == "onnx" else "model.plan")).write_bytes(data)
+
+
+def write_config(root: Path, model: Served, serving: Serving, form: Form = "onnx") -> None:
+    """The model's configuration, whole or not at all."""
+    path = root / model.name / "config.pbtxt"
+    draft = path.with_suffix(".new")
+    draft.write_text(config_pbtxt(model, serving, form), encoding="utf-8")
+    draft.replace(path)
+
+
+def config_pbtxt(model: Served, serving: Serving = Serving(), form: Form = "onnx") -> str:
     """The model's configuration for Triton."""
+    backend = 'backend: "python"' if form == "onnx" else 'platform: "tensorrt_plan"'
+    batching = [f"max_queue_delay_microseconds: {serving.max_queue_delay_us}"]
+    if serving.preferred_batch:
+        batching.append(f"preferred_batch_size: [ {', '.join(map(str, serving.preferred_batch))} ]")
+    batching.append(
+        "default_queue_policy { timeout_action: REJECT allow_timeout_override: true "
+        f"default_timeout_microseconds: {serving.queue_timeout_us} max_queue_size: {serving.max_queue} }}"
+    )
+    # A plan runs on a GPU and nowhere else.
+    kind = "KIND_GPU" if form == "plan" else f"KIND_{serving.device.upper()}"
+    sizes = sorted({1, serving.max_batch}) if serving.warm_up else []
+    warm_up = "".join(
+        f"""model_warmup {{
+  name: "{size}" batch_size: {size}
+  inputs {{
+    key: "images"
+    value {{ data_type: TYPE_UINT8 dims: [ {model.height}, {model.width}, 3 ] zero_data: true }}
+  }}
+}}
+"""
+        for size in sizes
+    )
     return f"""\
 name: "{model.name}"
-backend: "python"
+{backend}
 max_batch_size: {serving.max_batch}
 input [
   {{ name: "images" data_type: TYPE_UINT8 dims: [ {model.height}, {model.width}, 3 ] }}
@@ -118,17 +167,21 @@ output [
   # The graph gives [B]; Triton knows no tensor without a dimension beside the batch.
   {{ name: "count" data_type: TYPE_INT32 dims: [ 1 ] reshape: {{ shape: [ ] }} }}
 ]
-dynamic_batching {{ max_queue_delay_microseconds: {serving.max_queue_delay_us} }}
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+dynamic_batching {{
+  {(chr(10) + "  ").join(batching)}
+}}
+instance_group [ {{ kind: {kind} count: {serving.instances} }} ]
+# A new version is loaded before the one in use goes.
+version_policy: {{ latest {{ num_versions: 1 }} }}
 response_cache {{ enable: false }}
 parameters {{ key: "intra_op_threads" value: {{ string_value: "{serving.threads}" }} }}
-"""
+{warm_up}"""
 
 
 def shared_memory_bytes(models: Iterable[Served], serving: Serving = Serving()) -> int:
     """Shared memory that the Python backend needs for a full batch in and out of the largest model."""
     largest = max((model.height * model.width * 3 + model.rows * 24 for model in models), default=1 << 20)
-    return 2 * serving.max_batch * largest + (4 << 20)
+    return 2 * serving.instances * serving.max_batch * largest + (4 << 20)
 
 
 def _signature(value: onnx.ValueInfoProto) -> tuple[int, list[int]]:

@@ -84,7 +84,9 @@ def find_libpython_folder() -> Path:
 class TritonServer:
     """One tritonserver as a child process, serving a generated repository.
 
-    work_dir: gets `models/` and the log `triton.log`. cpus: cores it may use; None leaves it all.
+    work_dir: gets `models/` and the log `triton.log`. cpus: cores it may use; None leaves it all. explicit:
+    somebody loads other forms and versions while it runs (`engines.repository`). Python backends then come
+    and go, and one that dies does not end it; and a version that is being loaded leaves the server ready.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class TritonServer:
         exit_timeout_s: int = 10,
         cpus: Iterable[int] | None = None,
         inherit_output: bool = False,
+        explicit: bool = False,
     ) -> None:
         self.name = "triton"
         self.models = list(models)
@@ -108,6 +111,7 @@ class TritonServer:
         self._repository = work_dir / "models"
         self._work_dir = work_dir
         self._exit_timeout_s = exit_timeout_s
+        self._explicit = explicit
         self._cpus = None if cpus is None else set(cpus)
         self._log = None if inherit_output else work_dir / "triton.log"
         self._child: Child | None = None
@@ -131,6 +135,11 @@ class TritonServer:
     def metrics_url(self) -> str:
         """Where Prometheus reads."""
         return f"http://{self.host}:{self.ports.metrics}/metrics"
+
+    @property
+    def repository(self) -> Path:
+        """The folder of its models."""
+        return self._repository
 
     @property
     def pid(self) -> int | None:
@@ -158,6 +167,11 @@ class TritonServer:
             "--http-thread-count=2",
             f"--metrics-address={self.host}",
             f"--metrics-port={self.ports.metrics}",
+            *(
+                ("--model-control-mode=explicit", "--load-model=*", "--strict-readiness=false")
+                if self._explicit
+                else ()
+            ),
         ]
 
     async def start(self, *, timeout_s: float = 60.0) -> str:
@@ -184,7 +198,8 @@ class TritonServer:
             try:
                 async with asyncio.timeout(timeout_s):
                     if await self._ready():
-                        self._watch_helpers(pid)
+                        if not self._explicit:
+                            self._watch_helpers(pid)
                         return self.url
             except TimeoutError:
                 await self.stop()

@@ -23,6 +23,7 @@ OUTPUTS = ("boxes", "count")
 # Starts the message of a failure that would be the same again; the client does not retry it.
 FAILURE = "eyeline: "
 
+_CUDA = "CUDAExecutionProvider"
 # What DLPack calls a capsule whose tensor was taken over.
 _TAKEN = b"used_dltensor"
 _rename = ctypes.pythonapi.PyCapsule_SetName
@@ -42,7 +43,10 @@ class TritonPythonModel:
         # Spinning threads would take the core from the next model, and from whoever feeds us.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if args["model_instance_kind"] == "GPU" and _CUDA in ort.get_available_providers():
+            providers.insert(0, (_CUDA, {"device_id": int(args["model_instance_device_id"])}))
+        self._session = ort.InferenceSession(str(path), options, providers=providers)
         labels = {"model": args["model_name"], "version": args["model_version"]}
         # Kept: Triton drops a family's metrics with the family.
         self._families = [

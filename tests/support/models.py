@@ -9,15 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def tiny_model(path: Path, *, height: int = 32, width: int = 48, rows: int = 4) -> Path:
+def tiny_model(path: Path, *, height: int = 32, width: int = 48, rows: int = 4, scale: float = 1) -> Path:
     """A graph whose answer tells the image apart: row 0 scores the mean of the pixels.
 
-    boxes[:, 0] = (0, 0, width, height, mean / 255, 0), the other rows are zero, count is 1.
+    boxes[:, 0] = (0, 0, width, height, scale * mean / 255, 0), the other rows are zero, count is 1.
     """
     box = np.zeros((1, rows, 6), np.float32)
     box[0, 0, 2:4] = width, height
     score = np.zeros((1, rows, 6), np.float32)
-    score[0, 0, 4] = 1 / 255
+    score[0, 0, 4] = scale / 255
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels", "axes"], ["mean"], keepdims=0),

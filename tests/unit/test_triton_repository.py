@@ -56,3 +56,35 @@ def test_a_graph_with_another_signature_is_refused(tensor: str, tmp_path: Path) 
 def test_a_full_batch_fits_the_shared_memory(tmp_path: Path) -> None:
     served = triton_repository.inspect("tiny", tiny_model(tmp_path / "graph.onnx", height=416, width=416))
     assert triton_repository.shared_memory_bytes([served], Serving(max_batch=16)) > 16 * 416 * 416 * 3
+
+
+def test_what_was_tuned_and_where_it_runs_is_in_the_configuration(tmp_path: Path) -> None:
+    served = triton_repository.inspect("tiny", tiny_model(tmp_path / "graph.onnx"))
+
+    def parsed(serving: Serving, form: triton_repository.Form = "onnx") -> model_config_pb2.ModelConfig:
+        text = triton_repository.config_pbtxt(served, serving, form)
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    tuned = Serving(
+        max_batch=16,
+        preferred_batch=(8, 16),
+        device="auto",
+        instances=2,
+        max_queue=64,
+        queue_timeout_us=250_000,
+    )
+    config = parsed(tuned)
+    assert list(config.dynamic_batching.preferred_batch_size) == [8, 16]
+    policy = config.dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (64, 250_000)
+    assert policy.allow_timeout_override
+    group = config.instance_group[0]
+    assert (group.KIND_AUTO, group.count) == (group.kind, 2)
+    assert sorted(it.batch_size for it in config.model_warmup) == [1, 16]
+    assert config.version_policy.latest.num_versions == 1
+    plan = parsed(tuned, "plan")
+    assert (plan.platform, plan.backend) == ("tensorrt_plan", "")
+    assert plan.instance_group[0].kind == plan.instance_group[0].KIND_GPU
+    # The same tensors: a model goes over from one to the other while it is served.
+    assert (plan.input, plan.output) == (config.input, config.output)
+    assert not parsed(Serving(warm_up=False)).model_warmup
