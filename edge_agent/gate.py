@@ -18,7 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent import egomotion
 from edge_agent.config import GateSettings
+from edge_agent.egomotion import EgoMotion
 from eyeline.v1 import frame_pb2 as pb
 
 # Longer side that the luma plane is brought down to, about: the factor is a whole number.
@@ -42,6 +44,11 @@ _ABSORB_S: Final = 4.0
 # Foreground in so many of the tiles is no object but the whole picture: a cut, a moved camera, a pulse.
 _TILES: Final = (6, 8)
 _WHOLE_PICTURE: Final = 0.7
+# From so many of them on, the camera itself may have moved: trembling of so many look pixels is taken out where
+# that leaves clearly less that differs.
+_MUCH: Final = 0.3
+_TREMBLE: Final = 3.0
+_BETTER: Final = 0.6
 # A picture that stays different for so long is the new background.
 _RESTART_S: Final = 1.0
 # Longest step of time that one frame may stand for.
@@ -72,13 +79,14 @@ class GateDecision:
     """Whether the frame is worth sending, and why.
 
     area: share of the picture that moves, 0 to 1. whole_picture: the change is everywhere (a cut, a moving
-    camera), so it says nothing about objects.
+    camera), so it says nothing about objects. camera_moves: it pans or is carried, so that no answer stands.
     """
 
     open: bool
     reason: GateReason
     area: float = 0.0
     whole_picture: bool = False
+    camera_moves: bool = False
 
 
 class Gate:
@@ -109,9 +117,10 @@ class Gate:
             return self._opened(GateReason.FIRST, now_ns)
         moving, whole = self._model.update(shrink(luma), now_ns)
         area = moving / self._model.size
-        if area * 100 >= self._settings.min_area_percent:
+        if area * 100 >= self._settings.min_area_percent or self._model.camera_moves:
             self._last_motion_ns = now_ns
-            return self._opened(GateReason.MOTION, now_ns, area, whole_picture=whole)
+            self._last_open_ns = now_ns
+            return GateDecision(True, GateReason.MOTION, area, whole, self._model.camera_moves)
         motion_ns = self._last_motion_ns
         if motion_ns is not None and now_ns - motion_ns <= self._settings.hold_s * 1e9:
             return self._opened(GateReason.HOLD, now_ns, area)
@@ -119,11 +128,9 @@ class Gate:
             return self._opened(GateReason.REFRESH, now_ns, area)
         return GateDecision(open=False, reason=GateReason.IDLE, area=area)
 
-    def _opened(
-        self, reason: GateReason, now_ns: int, area: float = 0.0, *, whole_picture: bool = False
-    ) -> GateDecision:
+    def _opened(self, reason: GateReason, now_ns: int, area: float = 0.0) -> GateDecision:
         self._last_open_ns = now_ns
-        return GateDecision(open=True, reason=reason, area=area, whole_picture=whole_picture)
+        return GateDecision(open=True, reason=reason, area=area)
 
 
 def shrink(luma: NDArray[np.uint8]) -> Plane:
@@ -145,6 +152,7 @@ class _Background:
         self._now_ns = now_ns
         # About 800 pixels are enough for the fit.
         self._fit_step = max(1, round(math.sqrt(look.size / 800)))
+        self._ego = EgoMotion()
         self._start(look)
 
     def _start(self, look: Plane) -> None:
@@ -159,20 +167,42 @@ class _Background:
         """Learn from a picture; returns the number of moving pixels, and whether the whole picture moves."""
         step_s = min(max((now_ns - self._now_ns) / 1e9, 0.0), _LONGEST_STEP_S)
         self._now_ns = now_ns
+        self._ego.update(look, now_ns)
         level = self._level(look, step_s)
         residual = cv2.absdiff(level, self._mean)
         threshold = np.maximum(self._envelope * _FACTOR, np.float32(_FLOOR))
         differs = cv2.compare(residual, threshold, cv2.CMP_GT)
         moving, whole = 0, False
-        if cv2.countNonZero(differs):
+        if count := cv2.countNonZero(differs):
+            spread = _spread(differs)
+            if spread >= _MUCH:
+                self._ego.suspect(now_ns)
+                steady = self._steadied(level)
+                if steady is not None:
+                    other = cv2.absdiff(steady, self._mean)
+                    fewer = cv2.compare(other, threshold, cv2.CMP_GT)
+                    if cv2.countNonZero(fewer) < _BETTER * count:
+                        level, residual, differs, spread = steady, other, fewer, _spread(fewer)
             moving = _solid(differs)
-            whole = moving > 0 and _spread(differs) >= _WHOLE_PICTURE
+            whole = moving > 0 and spread >= _WHOLE_PICTURE
             self._absorb(level, threshold, differs, step_s)
         self._learn(level, residual, differs, step_s)
         self._whole_s = self._whole_s + step_s if whole else 0.0
         if self._whole_s >= _RESTART_S:
             self._start(look)
         return moving, whole
+
+    @property
+    def camera_moves(self) -> bool:
+        """Whether the camera itself moves, as of the last picture."""
+        return self._ego.moves
+
+    def _steadied(self, level: Plane) -> Plane | None:
+        """The picture brought back over the background, where a trembling camera has moved it a little."""
+        by = egomotion.shift(self._mean, level)
+        if by is None or math.hypot(*by) > _TREMBLE:
+            return None
+        return egomotion.moved(level, by)
 
     def _level(self, look: Plane, step_s: float) -> Plane:
         """The picture with the scene's change of gain and offset taken out: least squares on what agrees."""

@@ -47,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--edge-model", default=DetectSettings().model, help="the model on the device")
     parser.add_argument("--noise", type=float, default=0.0, help="sigma of added noise, in grey levels")
     parser.add_argument("--frames", type=int, help="only so many of the clip")
+    parser.add_argument(
+        "--enough",
+        type=float,
+        default=1.0,
+        metavar="F1",
+        help="leave out finer x264 points from this F1 on (the summary uses none above 0.985)",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--fresh", action="store_true", help="measure baselines anew, whatever is kept of them"
@@ -120,13 +127,16 @@ def _baselines(options: argparse.Namespace, scene: Scene, step: Callable[[str], 
         step("passthrough")
         yield _kept(options, f"own {key}", lambda: baselines.passthrough(scene))
     for longer_px in dict.fromkeys((max(scene.model.card.input_size), max(scene.pictures.size))):
-        for crf in baselines.CRFS:
+        for crf in reversed(baselines.CRFS):
             step(f"x264 {longer_px}px crf{crf}")
-            yield _kept(
+            point = _kept(
                 options,
                 f"x264 {crf} {longer_px} {key}",
                 lambda crf=crf, side=longer_px: baselines.x264(scene, crf, side),
             )
+            yield point
+            if point.f1 >= options.enough:
+                break
 
 
 def _kept(options: argparse.Namespace, what: str, measure: Any) -> Point:

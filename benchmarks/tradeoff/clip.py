@@ -25,15 +25,16 @@ from eyeline_models.runtime import Detector
 class Pictures:
     """A clip's first pictures as yuv420p, on disk, so that every run sees exactly the same ones.
 
-    noise: sigma of Gaussian noise added to the red, green and blue of each pixel, in grey levels.
+    noise: sigma of Gaussian noise added to the red, green and blue of each pixel, in grey levels. pan: a window
+    of two thirds of the picture moves to and fro over it, by so many pixels a frame; 0 shows all of it, still.
     """
 
-    def __init__(self, path: Path, frames: int | None, noise: float) -> None:
+    def __init__(self, path: Path, frames: int | None, noise: float, pan: float = 0.0) -> None:
         """Raises `ConfigError` when the file cannot be read."""
-        self.path, self.noise = path, noise
+        self.path, self.noise, self.pan = path, noise, pan
         # Removed by the system when this object goes.
         self._file = tempfile.TemporaryFile(prefix="eyeline-tradeoff-")  # noqa: SIM115
-        digest = hashlib.sha256(f"noise {noise}".encode())
+        digest = hashlib.sha256(f"noise {noise}{f' pan {pan}' if pan else ''}".encode())
         count = 0
         try:
             with av.open(str(path)) as container:
@@ -58,15 +59,25 @@ class Pictures:
 
     def _as_captured(self, shown: av.VideoFrame, index: int) -> av.VideoFrame:
         if index == 0:
-            self.size = shown.width, shown.height
             self._colours = int(shown.colorspace), int(shown.color_range)
+        if self.pan > 0:
+            shown = av.VideoFrame.from_ndarray(self._window(bgr(shown), index), format="bgr24")
+        if index == 0:
+            self.size = shown.width, shown.height
         if self.noise > 0:
             random = np.random.default_rng(index)
-            bgr = shown.to_ndarray(format="bgr24").astype(np.float32)
-            bgr += random.standard_normal(bgr.shape, np.float32) * np.float32(self.noise)
-            noisy = np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
+            values = bgr(shown).astype(np.float32)
+            values += random.standard_normal(values.shape, np.float32) * np.float32(self.noise)
+            noisy = np.clip(np.rint(values), 0, 255).astype(np.uint8)
             shown = av.VideoFrame.from_ndarray(noisy, format="bgr24")
         return shown if shown.format.name == "yuv420p" else shown.reformat(format="yuv420p")
+
+    def _window(self, whole: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        height, width = (side * 2 // 3 // 2 * 2 for side in whole.shape[:2])
+        room = whole.shape[1] - width
+        at = index * self.pan % (2 * room)
+        left, top = round(min(at, 2 * room - at)), (whole.shape[0] - height) // 2
+        return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
     def __len__(self) -> int:
         return len(self._pixels)
