@@ -38,7 +38,7 @@ _STAGES: Final = (
 _EVERY_FRAME: Final[dict[str, Any]] = {
     "gate": {"enabled": False},
     "detect": {"enabled": False},
-    "encode": {"max_fps": 240},
+    "encode": {"max_fps": 240, "batch_ms": 0},
 }
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.gate [--model CLOUD] [--out FILE] VIDEO ...
 
-A new object is one that the cloud model finds (score 0.5 and more) in at least three frames of its life after
-the first second; it counts as missed when no frame that shows it was sent. Each case of `gate_cases` is put on
-the clip, and on its calmest three seconds, played to and fro for a minute, where every frame that finds the
-gate open (or is sent) is one too many. Gate and plan are the agent's own, with their defaults.
+A new object is one that the cloud model finds (score 0.5 and more) in at least three frames of its life
+after the first second; it counts as missed when no frame that shows it was sent. Each case of `gate_cases` is
+put on the clip, and on its calmest three seconds, played to and fro for a minute, where every frame that
+finds the gate open (or is sent) is one too many. Gate and plan are the agent's own, with their defaults.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEAST_FRAMES = 3
 # An object that the model loses for longer is another one when it comes back.
 _LOST_FRAMES = 10
 _IDLE_S = 60.0
-# An idle stretch: so long, and no part of the picture (of 48 x 32) differs by more grey levels from its median.
+# An idle stretch: so long, and no part of 48 x 32 of the picture differs by more grey levels from its median.
 _CALM_S = 3.0
 _CALM_LEVELS = 8.0
 _LEARN_S = 10.0
@@ -80,9 +80,7 @@ def objects(found: Sequence[Detections]) -> list[Object]:
     for index, detections in enumerate(found):
         alive = [it for it in alive if index - it.shown[-1] <= _LOST_FRAMES]
         seen = detections.take(detections.scores >= IGNORE)
-        overlap = (
-            iou(np.stack([it.box for it in alive]), seen.boxes) if alive else np.zeros((0, len(seen)))
-        )
+        overlap = iou(np.stack([it.box for it in alive]), seen.boxes) if alive else np.zeros((0, len(seen)))
         names = np.array([it.name for it in alive], object)[:, None]
         overlap[names != np.array(seen.class_names, object)[None, :]] = 0
         taken: dict[int, Object] = {}
@@ -119,7 +117,9 @@ def look(planes: Iterable[Luma], fps: float) -> tuple[list[bool], list[bool]]:
 
 def calm_stretch(planes: Iterable[Luma], fps: float) -> tuple[int, int]:
     """The stretch of `_CALM_S` in which least happens: first and last frame, or (0, 0) when much does."""
-    small = np.stack([cv2.resize(it, (48, 32), interpolation=cv2.INTER_AREA) for it in planes]).astype(np.int16)
+    small = np.stack([cv2.resize(it, (48, 32), interpolation=cv2.INTER_AREA) for it in planes]).astype(
+        np.int16
+    )
     length = round(_CALM_S * fps)
     best, least = (0, 0), _CALM_LEVELS
     for start in range(0, len(small) - length, max(1, length // 4)):
@@ -175,7 +175,9 @@ def _planes(pictures: Pictures) -> Iterator[Luma]:
 
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A row for each clip and case."""
-    shown = Table("clip", "case", "new objects", "missed", "late p95 s", "open", "sent", "idle: open", "idle: sent")
+    shown = Table(
+        "clip", "case", "new objects", "missed", "late p95 s", "open", "sent", "idle: open", "idle: sent"
+    )
     for one in outcomes:
         idle = [f"{it:.3f}" if it is not None else "-" for it in (one.idle_open, one.idle_sent)]
         shown.add_row(

@@ -41,7 +41,7 @@ def light(planes: Iterable[Luma], fps: float) -> Iterator[Luma]:
 
 
 def switch(planes: Iterable[Luma], fps: float) -> Iterator[Luma]:
-    """A lamp: every 15 s everything is brighter by 25 grey levels from one frame to the next, or darker again."""
+    """A lamp: every 15 s everything is brighter by 25 grey levels at once, or darker again."""
     for index, plane in enumerate(planes):
         step = 25 * (int(index / fps / 15) % 2)
         yield np.clip(plane.astype(np.int16) + step, 0, 255).astype(np.uint8)
@@ -84,7 +84,9 @@ def tree(planes: Iterable[Luma], fps: float) -> Iterator[Luma]:
         y, x = np.mgrid[0 : patch.shape[0], 0 : patch.shape[1]].astype(np.float32)
         bend = np.float32(sway) * np.sin(x / 23 + y / 31 + np.float32(index / fps))
         moved = cv2.remap(patch, x + bend, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        leaves = cv2.resize(np.roll(flutter, round(sway), 1), patch.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        leaves = cv2.resize(
+            np.roll(flutter, round(sway), 1), patch.shape[::-1], interpolation=cv2.INTER_NEAREST
+        )
         shown = plane.copy()
         shown[rows, columns] = np.clip(moved + 12 * leaves, 0, 255).astype(np.uint8)
         yield shown

@@ -68,8 +68,8 @@ class Unit:
 class EnvelopeBuilder:
     """Collects items and says when an envelope is due. Pure: time comes in, envelopes come out.
 
-    batch_ms: access units wait at most so long for company; heartbeat_s: ranges do; max_bytes: of the items
-    of one envelope, at most `MAX_ITEMS_BYTES`.
+    batch_ms: access units wait at most so long for company, but a camera's first; heartbeat_s: ranges do;
+    max_bytes: of the items of one envelope, at most `MAX_ITEMS_BYTES`.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class EnvelopeBuilder:
         self._bytes = 0
         self._oldest_ns: int | None = None
         self._oldest_unit_ns: int | None = None
+        self._at_once = False
         self._format = pb.PictureFormat()
         self._rung = ""
 
@@ -137,6 +138,8 @@ class EnvelopeBuilder:
         self._format, self._rung = picture_format, rung
         if self._oldest_unit_ns is None:
             self._oldest_unit_ns = unit.capture.monotonic_ns
+        # Whoever starts a camera waits for its first answer.
+        self._at_once = self._at_once or unit.gate_reason is GateReason.FIRST
 
     def add_range(
         self,
@@ -189,7 +192,7 @@ class EnvelopeBuilder:
         self, now: Moment, clock: pb.ClockEstimate | None = None, traceparent: str = "", *, end: bool = False
     ) -> list[pb.FrameEnvelope]:
         """The envelopes that are due at `now`, oldest first; with `end`, everything."""
-        unit_due = (
+        unit_due = self._at_once or (
             self._oldest_unit_ns is not None and now.monotonic_ns - self._oldest_unit_ns >= self._batch_ns
         )
         beat_due = self._oldest_ns is not None and now.monotonic_ns - self._oldest_ns >= self._heartbeat_ns

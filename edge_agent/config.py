@@ -189,14 +189,17 @@ class EncodeSettings(Settings):
     # Of stills.
     quality: int = Field(default=80, ge=1, le=100)
     # At most so many frames with pixels a second; the rest is filled in by the tracker.
-    max_fps: float = Field(default=2.0, gt=0, le=240)
+    max_fps: float = Field(default=2.5, gt=0, le=240)
+    # The same while the camera itself pans or is carried: too much is new in each frame to be filled in.
+    moving_fps: float = Field(default=10.0, gt=0, le=240)
     # What a camera may send in any ten seconds, in kilobits a second; frames are thinned out and then coded
     # more coarsely to stay inside. Without one, the rung stands.
     budget_kbit_s: float | None = Field(default=None, ge=4, le=1_000_000)
     max_chain_frames: int = Field(default=300, ge=1, le=300)
     max_chain_s: float = Field(default=600.0, gt=0, le=600)
-    # Frames wait at most so long to share one message; 0 sends each at once.
-    batch_ms: float = Field(default=0.0, ge=0, le=60_000)
+    # Frames wait at most so long to share one message, which alone costs as much as five of them; 0 sends
+    # each at once. A camera's first frame never waits.
+    batch_ms: float = Field(default=1000.0, ge=0, le=60_000)
 
 
 class CalibrationSettings(Settings):
@@ -281,7 +284,7 @@ class AgentSettings(Settings):
     encode: EncodeSettings = EncodeSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     # A heartbeat answers idle and skipped frames at least this often.
-    heartbeat_s: float = Field(default=1.0, ge=0.1, le=60)
+    heartbeat_s: float = Field(default=5.0, ge=0.1, le=60)
     # Of the messages, so many (0 to 1) begin a trace, which the cloud exports (`traces.endpoint`): 57 bytes.
     trace_share: float = Field(default=0.0, ge=0, le=1)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

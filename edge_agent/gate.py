@@ -44,11 +44,16 @@ _ABSORB_S: Final = 4.0
 # Foreground in so many of the tiles is no object but the whole picture: a cut, a moved camera, a pulse.
 _TILES: Final = (6, 8)
 _WHOLE_PICTURE: Final = 0.7
-# From so many of them on, the camera itself may have moved: trembling of so many look pixels is taken out where
-# that leaves clearly less that differs.
-_MUCH: Final = 0.3
+# From so many of them on, the camera itself may pan.
+_SUSPECT: Final = 0.3
+# From so many on, it may tremble: by so many look pixels, which are taken out where that leaves clearly less
+# that differs. Where it is of no use, it is tried again after so many pictures.
+_MUCH: Final = 0.1
 _TREMBLE: Final = 3.0
 _BETTER: Final = 0.6
+_TRY_AGAIN: Final = 10
+# What is brought back fits to a part of a pixel: along edges, so much of their slope is no motion.
+_MISFIT: Final = 0.35
 # A picture that stays different for so long is the new background.
 _RESTART_S: Final = 1.0
 # Longest step of time that one frame may stand for.
@@ -153,6 +158,7 @@ class _Background:
         # About 800 pixels are enough for the fit.
         self._fit_step = max(1, round(math.sqrt(look.size / 800)))
         self._ego = EgoMotion()
+        self._steady_in = 0
         self._start(look)
 
     def _start(self, look: Plane) -> None:
@@ -175,14 +181,17 @@ class _Background:
         moving, whole = 0, False
         if count := cv2.countNonZero(differs):
             spread = _spread(differs)
-            if spread >= _MUCH:
+            if spread >= _SUSPECT:
                 self._ego.suspect(now_ns)
+            if spread >= _MUCH:
                 steady = self._steadied(level)
                 if steady is not None:
                     other = cv2.absdiff(steady, self._mean)
+                    threshold += _slope(self._mean) * np.float32(_MISFIT)
                     fewer = cv2.compare(other, threshold, cv2.CMP_GT)
                     if cv2.countNonZero(fewer) < _BETTER * count:
                         level, residual, differs, spread = steady, other, fewer, _spread(fewer)
+                        self._steady_in = 0
             moving = _solid(differs)
             whole = moving > 0 and spread >= _WHOLE_PICTURE
             self._absorb(level, threshold, differs, step_s)
@@ -199,7 +208,11 @@ class _Background:
 
     def _steadied(self, level: Plane) -> Plane | None:
         """The picture brought back over the background, where a trembling camera has moved it a little."""
-        by = egomotion.shift(self._mean, level)
+        if self._steady_in > 0:
+            self._steady_in -= 1
+            return None
+        self._steady_in = _TRY_AGAIN
+        by = egomotion.best_shift(self._mean, level)
         if by is None or math.hypot(*by) > _TREMBLE:
             return None
         return egomotion.moved(level, by)
@@ -254,6 +267,13 @@ class _Background:
         age_plane[where] = age
         self._candidate.ravel()[where] = candidate
         self._mean.ravel()[where[done]] = candidate[done]
+
+
+def _slope(plane: Plane) -> Plane:
+    """Grey levels a pixel, across and down together."""
+    across = cv2.Sobel(plane, cv2.CV_32F, 1, 0, ksize=1, scale=0.5)
+    down = cv2.Sobel(plane, cv2.CV_32F, 0, 1, ksize=1, scale=0.5)
+    return np.asarray(np.abs(across) + np.abs(down), np.float32)
 
 
 def _solid(differs: NDArray[np.uint8]) -> int:

@@ -269,7 +269,10 @@ class Planner:
                 self._unseen_motion = True
                 return Decision(Action.SKIP, self._rung)
         must = must or (passes is not None and passes.keyframe)
-        picked = self._pace.pick(now_ns, self._rung.max_fps * share, force=must)
+        rate = self._rung.max_fps
+        if gate.camera_moves:
+            rate = max(rate, self._encode.moving_fps)
+        picked = self._pace.pick(now_ns, rate * share, force=must)
         if not picked and passes is None:
             return Decision(Action.SKIP, self._rung)
         if link.fill >= _FULL or link.overloaded:

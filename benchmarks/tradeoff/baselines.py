@@ -81,9 +81,9 @@ def x264(scene: Scene, crf: int, longer_px: int) -> Point:
         spent += time.thread_time() - start
         for packet in packets:
             total += framed(packet.size)
-            for seen in decoder.decode(packet):
-                if index % every == 0:
-                    answers.append(_scaled(scene.model(_bgr_like(seen, shown)), scale))
+            seen = decoder.decode(packet)
+            if index % every == 0:
+                answers += [_scaled(scene.model(_bgr_like(one, shown)), scale) for one in seen]
     return points.make(
         f"x264 {longer_px}px crf{crf}",
         "x264",

@@ -25,8 +25,9 @@ from eyeline_models.runtime import Detector
 class Pictures:
     """A clip's first pictures as yuv420p, on disk, so that every run sees exactly the same ones.
 
-    noise: sigma of Gaussian noise added to the red, green and blue of each pixel, in grey levels. pan: a window
-    of two thirds of the picture moves to and fro over it, by so many pixels a frame; 0 shows all of it, still.
+    noise: sigma of Gaussian noise added to the red, green and blue of each pixel, in grey levels.
+    pan: a window of two thirds of the picture moves to and fro over it, by so many pixels a frame; 0 shows
+    all of it, still.
     """
 
     def __init__(self, path: Path, frames: int | None, noise: float, pan: float = 0.0) -> None:

@@ -56,7 +56,9 @@ class Operating:
     encode: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, Any] = field(default_factory=dict)
     detect: dict[str, Any] = field(default_factory=dict)
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 5.0
+    # How skipped frames are answered: smooth (when the next picture is) or causal (at once, foretold).
+    mode: str = "smooth"
 
 
 class _Source:
@@ -149,8 +151,8 @@ class _Cloud:
             self.delays_ms.append((now_s - captured_s) * 1e3)
 
 
-def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, mode: str = "smooth") -> Point:
-    """Play the clip through both sides. mode: smooth or causal, how skipped frames are answered."""
+def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None) -> Point:
+    """Play the clip through both sides."""
     pictures, model = scene.pictures, scene.model
     settings = AgentSettings.model_validate(
         {
@@ -164,7 +166,7 @@ def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, mode: 
             "heartbeat_s": point.heartbeat_s,
         }
     )
-    source, cloud, clock = _Source(), _Cloud(model, mode), [_START_NS]
+    source, cloud, clock = _Source(), _Cloud(model, point.mode), [_START_NS]
     before = model.inferences
     pipeline = CameraPipeline(
         settings,
@@ -199,6 +201,7 @@ def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, mode: 
         config={
             "encode": point.encode,
             "heartbeat_s": point.heartbeat_s,
+            "propagate": point.mode,
             "messages": len(cloud.sent),
             "peak_10s_kbit_s": cloud.peak_kbit_s(),
         },

@@ -6,41 +6,38 @@ from collections.abc import Iterator
 
 from benchmarks.tradeoff.eyeline import Operating
 
-# A message of several seconds: what a device on a metered link would be set to. `prompt` is beside it.
+# A message of several seconds: what a device on a metered link would be set to. `defaults` is beside it.
 _BATCH_MS, _HEARTBEAT_S = 4000, 10.0
+_NO_EDGE = {"enabled": False}
 
 
 def pixels() -> Iterator[Operating]:
-    """Frames a second, coded width and quantiser, edge-only answers off."""
-    for max_fps, width, crfs in (
-        (5.0, 416, (24, 28, 32, 36)),
-        (3.4, 416, (24, 28, 32, 34, 36, 38, 40)),
-        (2.5, 416, (26, 30, 32, 34, 36, 38, 40)),
-        (2.0, 416, (26, 30, 32, 34, 36, 38, 40, 42)),
-        (1.7, 416, (30, 34, 36, 38, 40)),
-        (2.0, 576, (34, 38)),
+    """Frames a second and quantiser, edge-only answers off."""
+    for max_fps, crfs in (
+        (5.0, (30, 36)),
+        (3.4, (26, 30, 34, 38)),
+        (2.5, (26, 28, 30, 32, 34, 36, 38, 40)),
+        (2.0, (30, 34, 38)),
     ):
         for crf in crfs:
             yield Operating(
-                f"{max_fps:g} fps {width}px crf{crf}",
-                encode={"max_fps": max_fps, "width_px": width, "crf": crf, "batch_ms": _BATCH_MS},
-                detect={"enabled": False},
+                f"{max_fps:g} fps crf{crf}",
+                encode={"max_fps": max_fps, "crf": crf, "batch_ms": _BATCH_MS},
+                detect=_NO_EDGE,
                 heartbeat_s=_HEARTBEAT_S,
             )
-    for budget in (20, 50, 200):
+    for max_fps in (2.5, 5.0):
         yield Operating(
-            f"budget {budget} kbit/s",
-            encode={"max_fps": 3.4, "crf": 26, "batch_ms": 1000, "budget_kbit_s": budget},
-            detect={"enabled": False},
-            heartbeat_s=5.0,
+            f"causal {max_fps:g} fps crf30",
+            encode={"max_fps": max_fps, "crf": 30, "batch_ms": _BATCH_MS},
+            detect=_NO_EDGE,
+            heartbeat_s=_HEARTBEAT_S,
+            mode="causal",
         )
-    for crf in (30, 36):
-        yield Operating(
-            f"prompt 2 fps 416px crf{crf}",
-            encode={"max_fps": 2.0, "crf": crf, "batch_ms": 0},
-            detect={"enabled": False},
-            heartbeat_s=2.0,
-        )
+    for budget in BUDGETS:
+        yield Operating(f"budget {budget} kbit/s", encode={"budget_kbit_s": budget}, detect=_NO_EDGE)
+    yield Operating("defaults", detect=_NO_EDGE)
 
 
+BUDGETS = (20, 50, 200)
 PIXELS = tuple(pixels())

@@ -158,6 +158,31 @@ def test_panning_camera_stays_open() -> None:
     reasons = [camera.show(wide[:, 6 * n : 640 + 6 * n]) for n in range(200)]
     assert all(decision.open for decision in reasons)
     assert sum(decision.whole_picture for decision in reasons) > 100
+    assert all(decision.camera_moves for decision in reasons[10:])
+    still_again = [camera.show(wide[:, 1194:1834]) for _ in range(80)]
+    assert not any(decision.camera_moves for decision in still_again[20:])
+    assert still_again[-1].reason is GateReason.IDLE
+
+
+@pytest.mark.parametrize("noise", [0.0, 4.0])
+def test_trembling_camera_is_idle_and_an_entrant_still_opens(noise: float) -> None:
+    camera, wide, random = Camera(noise=noise), background(660, 500), np.random.default_rng(3)
+
+    def trembling(scene: NDArray[np.float32]) -> NDArray[np.float32]:
+        x, y = (10 + np.clip(random.normal(0, 1.2, 2), -3, 3)).round().astype(int)
+        return scene[y : y + 480, x : x + 640]
+
+    decisions = [camera.show(trembling(wide)) for _ in range(200)]
+    assert not any(decision.camera_moves for decision in decisions)
+    assert Counter(decision.reason for decision in decisions[50:])[GateReason.IDLE] > 120
+    assert camera.show(trembling(with_box(wide, 200, 200, (40, 80), 230))).reason is GateReason.MOTION
+
+
+def test_somebody_who_fills_much_of_the_picture_is_no_moving_camera() -> None:
+    camera, scene = Camera(noise=3.0), background()
+    camera.play(still(scene, 5))
+    passes = [camera.show(with_box(scene, 10 * n - 160, 120, (160, 330), 220)) for n in range(80)]
+    assert not any(decision.camera_moves for decision in passes)
 
 
 def test_cut_opens_and_the_new_scene_becomes_idle() -> None:

@@ -115,7 +115,8 @@ class Rig:
         values = {
             "device": "box1",
             "cameras": [{"name": "gate", "source": "pattern:64x48@10"}],
-            "encode": {"max_fps": 240, "width_px": 64} | sections.pop("encode", {}),
+            "encode": {"max_fps": 240, "width_px": 64, "batch_ms": 0} | sections.pop("encode", {}),
+            "heartbeat_s": 1,
         }
         self.settings = AgentSettings.model_validate(values | sections)
         self.source, self.sink, self.detector = FakeSource(), FakeSink(), FakeDetector()

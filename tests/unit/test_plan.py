@@ -86,6 +86,14 @@ def test_frames_over_the_limit_are_skipped_for_the_tracker() -> None:
     assert taken.count(Action.SKIP) == 101 - taken.count(Action.SEND)
 
 
+def test_more_frames_while_the_camera_itself_moves() -> None:
+    camera = Camera(max_fps=2, moving_fps=5)
+    panning = GateDecision(open=True, reason=GateReason.MOTION, camera_moves=True)
+    camera.show(FIRST)
+    taken = [[camera.show(gate).action for _ in range(100)] for gate in (MOTION, panning, MOTION)]
+    assert [some.count(Action.SEND) // 5 for some in taken] == [4, 10, 4]
+
+
 def test_start_of_motion_is_sent_whatever_the_rate() -> None:
     camera = Camera(max_fps=0.5)
     assert camera.show(FIRST).action is Action.SEND
