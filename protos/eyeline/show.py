@@ -11,7 +11,7 @@ from rich.text import Text
 from eyeline._status import one_line
 from eyeline.moments import format_duration, format_moment
 from eyeline.v1 import device_pb2
-from eyeline.values import Detections, ImageAnswer, Provenance, Result
+from eyeline.values import Detections, ImageAnswer, Provenance, Result, Still
 
 _STYLES = {
     Provenance.CLOUD: "green",
@@ -121,6 +121,44 @@ def image_table(name: str, answer: ImageAnswer) -> Table:
         name_ = Text(one_line(answer.detections.class_names[i]))
         table.add_row(name_, f"{float(answer.detections.scores[i]):.2f}", *(f"{value:.0f}" for value in box))
     return table
+
+
+def still_object(still: Still, path: str) -> dict[str, Any]:
+    """A picture that was written, for JSON."""
+    return {
+        "out": path,
+        "site": still.site,
+        "camera": still.camera,
+        "device": still.device,
+        "sequence": still.sequence,
+        "captured_ns": still.captured_ns,
+        "size": list(still.size),
+        "shows": [round(value, 2) for value in still.shows],
+        "answer": result_object(still.answer) if still.answer is not None else None,
+        "stands_until_ns": stands_until(still),
+    }
+
+
+def still_line(still: Still, path: str, now_ns: int) -> Text:
+    """One line about a picture that was written."""
+    line = Text(no_wrap=True, overflow="ignore")
+    line.append(
+        f"{path}: {still.size[0]}x{still.size[1]} px, {one_line(still.site)}/{one_line(still.camera)}"
+    )
+    line.append(f" #{still.sequence}, {format_duration(max(0, now_ns - still.captured_ns))} old")
+    until = stands_until(still)
+    if until > still.captured_ns:
+        line.append(f", unchanged until {format_duration(max(0, now_ns - until))} ago")
+    line.append(f"; {summary(still.answer.detections)}" if still.answer is not None else "; no answer yet")
+    return line
+
+
+def stands_until(still: Still) -> int:
+    """Until when nothing moved since the picture, nanoseconds since the Unix epoch; 0 when none can tell."""
+    latest = still.latest
+    if latest is None or latest.provenance is Provenance.DEGRADED or latest.epoch != still.epoch:
+        return 0
+    return latest.proto.last_captured_ns if latest.last_sequence >= still.sequence else 0
 
 
 def device_object(device: device_pb2.Device) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeline.optional import needed
 from eyeline.v1 import detection_pb2, frame_pb2, inference_pb2, result_pb2, still_pb2
 
 FloatArray = NDArray[np.float32]
@@ -86,6 +87,23 @@ class Detections:
     def with_tracks(self, track_ids: Any) -> Detections:
         """The same objects with other track ids, int64 [N]."""
         return Detections.build(self.boxes, self.scores, self.class_ids, self.class_names, track_ids)
+
+    def supervision_arrays(self) -> dict[str, Any]:
+        """What `supervision.Detections(**arrays)` takes: xyxy, confidence, class_id, tracker_id, data.
+
+        tracker_id is int64 [N], or None when nothing is tracked; data["class_name"] is a str array [N].
+        """
+        return {
+            "xyxy": self.boxes,
+            "confidence": self.scores,
+            "class_id": self.class_ids,
+            "tracker_id": self.track_ids if self.track_ids.any() else None,
+            "data": {"class_name": np.array(self.class_names, np.str_)},
+        }
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`; raises `ConfigError` when supervision is not installed."""
+        return needed("supervision", "supervision").Detections(**self.supervision_arrays())
 
     def to_proto(self) -> list[detection_pb2.Detection]:
         """As protobuf messages, in the same order."""
