@@ -1,4 +1,4 @@
-"""From work to results, in order: one final result for each frame, with its provenance.
+"""From work to results, in order within each lane: one final result for each frame, with its provenance.
 
 No I/O: the camera appends work with pictures on the way to the model, and collects what can be answered.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cloud_inference.consume import MAX_FILLED, Kind, Work
+from cloud_inference.consume import MAX_FILLED, Kind, Source, Work
 from cloud_inference.propagate import extrapolate, interpolate
 from cloud_inference.track import Tracker, Tracks
 from eyeline.v1 import detection_pb2, frame_pb2, result_pb2
@@ -72,7 +72,10 @@ class Collected:
 
 
 class Answers:
-    """Answers one camera's work, in the order it was appended."""
+    """Answers one camera's work, in the order it was appended to each lane; the live lane first.
+
+    is_late: whether an answer for this work now comes later than its user wants.
+    """
 
     def __init__(
         self,
@@ -82,21 +85,24 @@ class Answers:
         model: detection_pb2.ModelRef,
         mode: Literal["causal", "smooth"] = "smooth",
         smooth_wait_s: float = 2.0,
+        is_late: Callable[[Work], bool] = lambda work: work.source.lane == frame_pb2.LANE_BACKLOG,
     ) -> None:
         self._tracks, self._next_track_id = tracks, next_track_id
         self._model, self._mode, self._smooth_wait_s = model, mode, smooth_wait_s
-        self._pending: deque[Pending] = deque()
+        self._is_late = is_late
+        # By lane, the live one first: it waits for nothing of the others.
+        self._pending: dict[int, deque[Pending]] = {frame_pb2.LANE_LIVE: deque()}
         self._lanes: dict[int, _Lane] = {}
         # What stood at the end of runs that a lane has left: the backlog of one may come after.
         self._past: deque[tuple[object, _Standing]] = deque(maxlen=8)
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return sum(len(pending) for pending in self._pending.values())
 
     def append(self, work: Work, now_s: float) -> Pending:
         """Queue work; the caller sets `outcome` of frames with pixels when it is known."""
         pending = Pending(work, now_s)
-        self._pending.append(pending)
+        self._pending.setdefault(work.source.lane, deque()).append(pending)
         return pending
 
     def restore(self, stored: result_pb2.Result, key: object) -> None:
@@ -113,10 +119,15 @@ class Answers:
         elif stored.provenance == result_pb2.PROVENANCE_DEGRADED:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
 
-    def oldest_unseen(self) -> Work | None:
-        """The oldest frame with pixels that the model has not answered yet."""
+    def oldest_unseen(self, lane: int) -> Work | None:
+        """The oldest frame of a lane with pixels that the model has not answered yet."""
         return next(
-            (it.work for it in self._pending if it.work.kind is Kind.PIXELS and it.outcome is None), None
+            (
+                it.work
+                for it in self._pending.get(lane, ())
+                if it.work.kind is Kind.PIXELS and it.outcome is None
+            ),
+            None,
         )
 
     def wait_s(self, now_s: float) -> float | None:
@@ -124,24 +135,29 @@ class Answers:
 
         Skipped frames wait for a next picture no longer than this; one that is with the model is waited for.
         """
-        head = self._pending[0] if self._pending else None
-        if head is None or head.work.kind is not Kind.SKIPPED or self._next_decisive(head) is not None:
-            return None
-        return max(0.0, head.arrived_s + self._smooth_wait_s - now_s)
+        waits = [
+            max(0.0, head.arrived_s + self._smooth_wait_s - now_s)
+            for pending in self._pending.values()
+            if (head := pending[0] if pending else None) is not None
+            and head.work.kind is Kind.SKIPPED
+            and self._next_decisive(head) is None
+        ]
+        return min(waits, default=None)
 
     def collect(self, now_s: float, most: int = 300) -> Collected:
         """Take off what can be answered now, about `most` results."""
         out = Collected()
         objects = 0
-        while self._pending and len(out.results) < most and objects < _MAX_OBJECTS:
-            head = self._pending[0]
-            results = self._answer(head, now_s)
-            if results is None:
-                break
-            self._pending.popleft()
-            out.results += results
-            objects += sum(len(result.detections) for result in results)
-            out.done.append(head.work)
+        for pending in self._pending.values():
+            while pending and len(out.results) < most and objects < _MAX_OBJECTS:
+                head = pending[0]
+                results = self._answer(head, now_s)
+                if results is None:
+                    break
+                pending.popleft()
+                out.results += results
+                objects += sum(len(result.detections) for result in results)
+                out.done.append(head.work)
         return out
 
     def _answer(self, head: Pending, now_s: float) -> list[result_pb2.Result] | None:
@@ -233,11 +249,8 @@ class Answers:
 
     def _next_decisive(self, head: Pending) -> Pending | None:
         """The first work after skipped frames, in their lane, that says what came of the objects."""
-        for other in self._pending:
-            same = (
-                other.work.source.lane == head.work.source.lane
-                and other.work.source.key == head.work.source.key
-            )
+        for other in self._pending[head.work.source.lane]:
+            same = other.work.source.key == head.work.source.key
             if same and other.work.first > head.work.last and other.work.kind not in {Kind.SKIPPED, Kind.END}:
                 return other
         return None
@@ -290,8 +303,8 @@ class Answers:
     def _stand(lane: _Lane, standing: _Standing) -> None:
         lane.before, lane.standing = lane.standing, standing
 
-    @staticmethod
     def _result(
+        self,
         work: Work,
         provenance: result_pb2.Provenance.ValueType,
         detections: Detections,
@@ -324,6 +337,7 @@ class Answers:
             clock_uncertainty_ns=envelope.clock.uncertainty_ns,
             gate_reason=work.gate_reason,
             lane=source.lane,
+            late=self._is_late(work),
             device=envelope.device,
             traceparent=envelope.traceparent,
         )
@@ -347,6 +361,18 @@ def on_hub(when: frame_pb2.CaptureTime, envelope: frame_pb2.FrameEnvelope) -> in
     if not wall_ns:
         return 0
     return max(0, wall_ns + envelope.clock.offset_ns)
+
+
+def captured_ns(when: frame_pb2.CaptureTime, source: Source) -> int:
+    """When it was by the hub's clock, for deadlines.
+
+    A device that never asked the hub for its time may be wrong by anything: then the frame is as old as it
+    was when its envelope was made, which the monotonic clock knows, and as the envelope has become since.
+    """
+    envelope = source.envelope
+    if envelope.clock.uncertainty_ns:
+        return on_hub(when, envelope)
+    return source.stored_ns - max(0, envelope.published.monotonic_ns - when.monotonic_ns)
 
 
 def _frames(work: Work) -> list[Work]:

@@ -55,11 +55,12 @@ class LiveFirst:
             while not self._inference.quiet and waited < _STEP_ASIDE_S:
                 await asyncio.sleep(0.02)
                 waited += 0.02
-            await self._inference.reserve()
+            await self._inference.reserve(late=True)
             try:
-                return await self._inference.run(image)
+                found = await self._inference.run(image)
+                return found if isinstance(found, Inferred) else None
             finally:
-                self._inference.release()
+                self._inference.release(late=True)
 
 
 class Calibrator:

@@ -20,15 +20,16 @@ from nats.js.errors import APIError
 from numpy.typing import NDArray
 
 from cloud_inference import metrics
-from cloud_inference.answer import Answers, Pending, Seen
+from cloud_inference.answer import Answers, Pending, Seen, captured_ns
 from cloud_inference.answered import Answered, EpochKey, epoch_key
 from cloud_inference.consume import Intake, Kind, Source, Work
 from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.feed import Feed, StreamMessage
-from cloud_inference.infer import INFERENCE_FAILED, Inference
+from cloud_inference.infer import DEADLINE, Inference
 from cloud_inference.store import FencedOut, ResultLog, Stored
 from cloud_inference.traces import Traces
 from cloud_inference.track import Tracks
+from cloud_inference.watermark import Watermark
 from cloud_inference.workload import CameraLoad
 from eyeline import subjects
 from eyeline.errors import BadEnvelope, BusError, InvalidName
@@ -49,6 +50,8 @@ _RETRY_S: Final = 0.25
 _LAG_NS: Final = 500_000_000
 _TELL_LAG_EVERY_S: Final = 0.5
 _FORGET_NS: Final = 1_000_000
+# Messages of the backlog on end after which no live one is supposed to be behind them.
+_MANY: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Camera:
             async with asyncio.TaskGroup() as group:
                 session.group = group
                 group.create_task(session.take())
+                group.create_task(session.take_late())
                 group.create_task(session.answer())
                 group.create_task(session.tell_lag())
         finally:
@@ -133,9 +137,13 @@ class Camera:
                 subjects.control_subject(self._site, device), request.SerializeToString()
             )
 
-    async def tell_lag(self, device: str, lag_ns: int) -> None:
+    async def tell_lag(self, device: str, lag_ns: int, *, late: bool) -> None:
         """Tell the device that this camera's messages wait for so long, so that it sends less."""
-        request = device_pb2.ControlRequest(camera=self._camera, lag_ns=lag_ns)
+        request = device_pb2.ControlRequest(camera=self._camera)
+        if late:
+            request.backlog_lag_ns = lag_ns
+        else:
+            request.lag_ns = lag_ns
         with contextlib.suppress(nats.errors.Error):  # told again soon
             await self._bus.connection.publish(
                 subjects.control_subject(self._site, device), request.SerializeToString()
@@ -197,23 +205,31 @@ class _Session:
             next_track_id=self._take_track_id,
             model=detection_pb2.ModelRef(name=card.name, version=str(card.version), sha256=card.sha256),
             mode=self._shared.propagate,
+            is_late=self._is_late,
         )
         for result in stored.results:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
         self._load = CameraLoad(self._bus.tenant)
-        self._slots = asyncio.Semaphore(self._shared.max_in_flight)
+        most = self._shared.max_in_flight
+        # By whether it is late: the backlog leaves room for the live picture.
+        self._slots = {False: asyncio.Semaphore(most), True: asyncio.Semaphore(max(1, most // 2))}
         self._wake = asyncio.Event()
-        # The message that waits for a place, if one does.
-        self._taking: Source | None = None
+        # The messages that wait for a place, if any do.
+        self._taking: dict[bool, Source | None] = {False: None, True: None}
+        self._mark = Watermark(self._keep_from() - 1)
+        # Set while no live message waits; while there is work for the late reader; while it has none left.
+        self._live_rests, self._put_off, self._nothing_overtaken = (asyncio.Event() for _ in range(3))
+        self._live_rests.set()
+        self._nothing_overtaken.set()
         # The shortest way from the hub to here: our clock and the hub's need not agree.
         self._shortest_ns: int | None = None
-        self._feed = Feed(
-            self._bus.connection,
-            self._bus.js,
-            subjects.FRAMES,
-            [subjects.frame_subject(site, "*", camera)],
-            start_sequence=self._keep_from(),
-            batch=64,
+        self._subject = subjects.frame_subject(site, "*", camera)
+        self._feed = self._open_feed(self._keep_from(), 64)
+
+    def _open_feed(self, start: int, batch: int) -> Feed:
+        bus = self._bus
+        return Feed(
+            bus.connection, bus.js, subjects.FRAMES, [self._subject], start_sequence=start, batch=batch
         )
 
     async def close(self) -> None:
@@ -222,28 +238,76 @@ class _Session:
         await self._feed.close()
 
     async def take(self) -> None:
-        """Messages into work, pictures on their way to the model."""
+        """Messages into work, pictures on their way to the model; those of the backlog are put off."""
+        in_a_row = 0
         while True:
+            if not self._feed.waiting or in_a_row > _MANY:
+                self._live_rests.set()
             for message in await self._feed.take(16):
                 took_ns = time.time_ns() - message.stored_ns
                 self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
                 try:
-                    work = self._intake.accept(message)
+                    source = self._intake.read(message)
                 except (BadEnvelope, InvalidName) as problem:
                     bad = (
                         problem if isinstance(problem, BadEnvelope) else BadEnvelope("invalid", str(problem))
                     )
                     await self._owner.set_aside(message, bad)
-                    work = [_end_of(message)]
-                self._load.took(work[-1].source.lane if work else frame_pb2.LANE_LIVE, message.pending)
-                for one in work:
-                    if one.kind is Kind.PIXELS:
-                        self._taking = one.source
-                        await self._picture(one)
-                    else:
-                        self._answers.append(one, time.monotonic())
-                self._taking = None
-                self._wake.set()
+                    self._mark.took(message.sequence, late=False)
+                    self._answers.append(_end_of(message), time.monotonic())
+                    self._wake.set()
+                    continue
+                late = source.lane == frame_pb2.LANE_BACKLOG
+                self._load.took(source.lane, message.pending, put_off=late)
+                if late:
+                    in_a_row += 1
+                    self._mark.put_off(message.sequence)
+                    if self._mark.late_behind:
+                        self._nothing_overtaken.clear()
+                        self._put_off.set()
+                    continue
+                if source.envelope.in_order:
+                    await self._nothing_overtaken.wait()
+                self._live_rests.clear()
+                in_a_row = 0
+                await self._work(source)
+
+    async def take_late(self) -> None:
+        """What was put off, whenever no live message waits."""
+        while True:
+            await self._put_off.wait()
+            feed = self._open_feed(self._mark.late_from, 16)
+            try:
+                while self._mark.late_behind:
+                    for message in await feed.take(8):
+                        try:
+                            source = self._intake.read(message)
+                        except (BadEnvelope, InvalidName):
+                            source = None  # the other reader puts it aside
+                        if source is None or source.lane != frame_pb2.LANE_BACKLOG:
+                            self._mark.passed(message.sequence)
+                            continue
+                        self._load.caught_up(message.pending)
+                        self._taking[True] = source
+                        await self._live_rests.wait()
+                        await self._work(source)
+            finally:
+                await asyncio.shield(feed.close())
+            if not self._mark.late_behind:
+                self._put_off.clear()
+                self._load.caught_up(0, taken=0)
+
+    async def _work(self, source: Source) -> None:
+        late = source.lane == frame_pb2.LANE_BACKLOG
+        self._mark.took(source.stream_sequence, late=late)
+        for one in self._intake.work(source):
+            if one.kind is Kind.PIXELS:
+                self._taking[late] = source
+                await self._picture(one, late=late)
+            else:
+                self._answers.append(one, time.monotonic())
+        self._taking[late] = None
+        self._wake.set()
 
     async def tell_lag(self) -> None:
         """Tell the device how long its messages wait, while they wait for long."""
@@ -252,70 +316,107 @@ class _Session:
             if self._shortest_ns is None:
                 continue
             self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever
-            oldest = self._answers.oldest_unseen()
-            source = oldest.source if oldest is not None else self._taking
-            lag_ns = time.time_ns() - source.stored_ns - self._shortest_ns if source is not None else 0
-            self._load.lagging(source.lane if source is not None else frame_pb2.LANE_LIVE, lag_ns / 1e9)
-            if source is not None and lag_ns > _LAG_NS:
-                await self._owner.tell_lag(source.envelope.device, lag_ns)
+            for late, lane in ((False, frame_pb2.LANE_LIVE), (True, frame_pb2.LANE_BACKLOG)):
+                oldest = self._answers.oldest_unseen(lane)
+                source = oldest.source if oldest is not None else self._taking[late]
+                lag_ns = time.time_ns() - source.stored_ns - self._shortest_ns if source is not None else 0
+                self._load.lagging(lane, lag_ns / 1e9)
+                if source is not None and lag_ns > _LAG_NS:
+                    await self._owner.tell_lag(source.envelope.device, lag_ns, late=late)
 
-    async def _picture(self, work: Work) -> None:
-        if work.wanted:
-            await self._slots.acquire()
-            await self._shared.inference.reserve()
-        placed = work.wanted  # whether a place is still ours to give back
+    def _left_s(self, work: Work) -> float | None:
+        """Seconds until the deadline of a live frame; None without one."""
+        envelope = work.source.envelope
+        if not envelope.deadline_ns or work.source.lane == frame_pb2.LANE_BACKLOG:
+            return None
+        hub_ns = time.time_ns() - (self._shortest_ns or 0)
+        return (captured_ns(work.last_capture, work.source) + envelope.deadline_ns - hub_ns) / 1e9
+
+    def _is_late(self, work: Work) -> bool:
+        left_s = self._left_s(work)
+        return work.source.lane == frame_pb2.LANE_BACKLOG if left_s is None else left_s <= 0
+
+    async def _picture(self, work: Work, *, late: bool) -> None:
+        placed = work.wanted and await self._place(work, late=late)
         try:
             pending = self._answers.append(work, time.monotonic()) if work.wanted else None
+            if pending is not None and not placed:
+                pending.outcome = DEADLINE
             began = time.perf_counter()
             try:
                 if self._shared.inference.quiet and _is_small(work):
-                    prepared = self._decode(work)
+                    prepared = self._decode(work, wanted=placed)
                 else:
                     loop = asyncio.get_running_loop()
-                    prepared = await loop.run_in_executor(self._shared.executor, self._decode, work)
+                    prepared = await loop.run_in_executor(
+                        self._shared.executor, lambda: self._decode(work, wanted=placed)
+                    )
             except CannotDecode as problem:
-                if pending is not None:
+                if pending is not None and placed:
                     pending.outcome = problem.reason
                     self._wake.set()
-                    await self._owner.ask_keyframe(work.source)
+                await self._owner.ask_keyframe(work.source)
                 return
             metrics.DECODE_SECONDS.observe(time.perf_counter() - began)
             if pending is not None and prepared is not None:
                 self._load.picture(work.source.lane)
-                self.group.create_task(self._infer(pending, *prepared, time.time_ns()))
+                self.group.create_task(self._infer(pending, *prepared, time.time_ns(), late=late))
                 placed = False
         finally:
             if placed:
-                self._give_back()
+                self._give_back(late=late)
 
-    def _give_back(self) -> None:
-        self._slots.release()
-        self._shared.inference.release()
+    async def _place(self, work: Work, *, late: bool) -> bool:
+        """Wait for a place at the model; false when the frame's deadline comes first."""
+        left_s = self._left_s(work)
+        if left_s is not None and left_s <= 0:
+            return False
+        try:
+            async with asyncio.timeout(left_s):
+                await self._slots[late].acquire()
+                try:
+                    await self._shared.inference.reserve(late=late)
+                except BaseException:
+                    self._slots[late].release()
+                    raise
+        except TimeoutError:
+            return False
+        return True
 
-    def _decode(self, work: Work) -> tuple[NDArray[np.uint8], Letterbox] | None:
+    def _give_back(self, *, late: bool) -> None:
+        self._slots[late].release()
+        self._shared.inference.release(late=late)
+
+    def _decode(self, work: Work, *, wanted: bool) -> tuple[NDArray[np.uint8], Letterbox] | None:
         assert work.unit is not None  # noqa: S101  # PIXELS has one
         decoder = self._decoders.setdefault(work.source.lane, ChainDecoder())
-        picture = decoder.decode(work.unit, work.source.envelope.format, wanted=work.wanted)
+        picture = decoder.decode(work.unit, work.source.envelope.format, wanted=wanted)
         if picture is None:
             return None
         letterbox = self._shared.card.letterbox(picture.shape[1], picture.shape[0])
         return letterbox.apply(picture), letterbox
 
     async def _infer(
-        self, pending: Pending, image: NDArray[np.uint8], letterbox: Letterbox, decoded_ns: int
+        self,
+        pending: Pending,
+        image: NDArray[np.uint8],
+        letterbox: Letterbox,
+        decoded_ns: int,
+        *,
+        late: bool,
     ) -> None:
         metrics.IN_FLIGHT.inc()
         try:
-            rows = await self._shared.inference.run(image)
-            if rows is None:
-                pending.outcome = INFERENCE_FAILED
+            rows = await self._shared.inference.run(image, within_s=self._left_s(pending.work))
+            if isinstance(rows, str):
+                pending.outcome = rows
             else:
                 found = detections(self._shared.card, rows.boxes, rows.count, letterbox)
                 in_source = to_source(found, pending.work.source.envelope.format)
                 pending.outcome = Seen(in_source, decoded_ns, rows.start_ns, rows.end_ns)
         finally:
             metrics.IN_FLIGHT.dec()
-            self._give_back()
+            self._give_back(late=late)
             self._wake.set()
 
     async def answer(self) -> None:
@@ -340,7 +441,11 @@ class _Session:
     def _note(self, work: Work) -> None:
         source = work.source
         if work.kind is Kind.END:
-            self._frame_sequence = max(self._frame_sequence, source.stream_sequence)
+            late = source.lane == frame_pb2.LANE_BACKLOG
+            self._mark.answered(source.stream_sequence, late=late)
+            self._frame_sequence = max(self._frame_sequence, self._mark.answered_to)
+            if not self._mark.overtaken:
+                self._nothing_overtaken.set()
             return
         self._answered.add(source.key, work.first, work.last)
         state = self._lanes.get(source.lane)

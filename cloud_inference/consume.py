@@ -109,8 +109,8 @@ class Intake:
             lane: _Lane(key, stored.last_sequence) for lane, key, stored in lanes or ()
         }
 
-    def accept(self, message: StreamMessage) -> list[Work]:
-        """Work in sequence order, closed by an END; raises `BadEnvelope` for what cannot be used."""
+    def read(self, message: StreamMessage) -> Source:
+        """What a message says of itself; raises `BadEnvelope` for what cannot be used."""
         envelope = parse_envelope(message.data)
         restore_times(envelope)
         address = parse_frame_subject(message.subject)
@@ -118,7 +118,15 @@ class Intake:
         if named != (self._tenant, *address):
             raise BadEnvelope("wrong_subject", f"envelope of {'/'.join(named)} came on {message.subject}")
         key = epoch_key(envelope.device, envelope.epoch)
-        source = Source(envelope, key, message.sequence, message.stored_ns, time.time_ns())
+        return Source(envelope, key, message.sequence, message.stored_ns, time.time_ns())
+
+    def accept(self, message: StreamMessage) -> list[Work]:
+        """Work in sequence order, closed by an END; raises `BadEnvelope` for what cannot be used."""
+        return self.work(self.read(message))
+
+    def work(self, source: Source) -> list[Work]:
+        """Work in sequence order, closed by an END; each lane's messages must come in their order."""
+        envelope, key = source.envelope, source.key
         lane = self._lanes.setdefault(source.lane, _Lane())
         end = last_sequence(envelope)
         work: list[Work] = []

@@ -93,6 +93,11 @@ class Feed:
         while self._subscription is None or self._broken:
             await self._reopen()
 
+    @property
+    def waiting(self) -> int:
+        """Messages that `take` would give at once."""
+        return len(self._queue)
+
     async def take(self, most: int = 64) -> list[StreamMessage]:
         """The next messages, at least one and at most `most`; waits for as long as it takes."""
         while not self._queue:

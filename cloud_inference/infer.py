@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import structlog
 from numpy.typing import NDArray
 
 from cloud_inference.inflight import InFlight
-from cloud_inference.metrics import INFER_RETRIES, INFER_SECONDS
+from cloud_inference.metrics import INFER_GIVEN_UP, INFER_RETRIES, INFER_SECONDS
 from eyeline.errors import EyelineError
 
 _log = structlog.get_logger()
@@ -23,13 +24,14 @@ _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 0.5
 
 INFERENCE_FAILED = "inference_failed"
+DEADLINE = "deadline"
 
 
 class Model(Protocol):
     """What answers for pictures: `cloud_inference.triton.TritonModel`, or a fake in tests."""
 
-    async def infer(self, images: NDArray[np.uint8]) -> Any:
-        """`boxes` float32 [B, K, 6] and `count` int32 [B] for uint8 [B, H, W, 3] BGR."""
+    async def infer(self, images: NDArray[np.uint8], *, within_s: float | None = None) -> Any:
+        """`boxes` float32 [B, K, 6] and `count` int32 [B] for uint8 [B, H, W, 3] BGR; given up in time."""
         ...
 
 
@@ -51,39 +53,51 @@ class Inference:
         self._slots = InFlight(most, first=_FIRST_IN_FLIGHT)
         self._away = False
 
-    async def reserve(self) -> None:
-        """Wait for a place; the picture is decoded only then, so that memory stays bounded."""
-        await self._slots.acquire()
+    async def reserve(self, *, late: bool = False) -> None:
+        """Wait for a place; the picture is decoded only then, so that memory stays bounded.
+
+        late: behind all that are not, and not all places.
+        """
+        await self._slots.acquire(late=late)
 
     @property
     def quiet(self) -> bool:
         """Whether no more than one place is taken."""
         return self._slots.used <= 1
 
-    def release(self) -> None:
+    def release(self, *, late: bool = False) -> None:
         """Give a reserved place back."""
-        self._slots.release()
+        self._slots.release(late=late)
 
-    async def run(self, image: NDArray[np.uint8]) -> Inferred | None:
-        """Rows for one picture, uint8 [H, W, 3] BGR; None when the server can never answer for it.
+    async def run(self, image: NDArray[np.uint8], *, within_s: float | None = None) -> Inferred | str:
+        """Rows for one picture, uint8 [H, W, 3] BGR; or the reason why there are none.
 
         A server that is away is asked again until it comes back: the frames behind this one wait in the hub.
+        within_s: what is not answered by then is given up, at the server too.
         """
         wait = _FIRST_WAIT_S
+        end = math.inf if within_s is None else time.monotonic() + within_s
         while True:
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return DEADLINE
             start_ns, began = time.time_ns(), time.perf_counter()
             try:
-                answer = await self._model.infer(image[None])
+                answer = await self._model.infer(image[None], within_s=None if within_s is None else left_s)
             except EyelineError as problem:
                 if not problem.retryable:
                     _log.error("inference_failed", reason=str(problem))
-                    return None
+                    return INFERENCE_FAILED
+                if time.monotonic() >= end:
+                    INFER_GIVEN_UP.inc()
+                    self._slots.failed(time.perf_counter() - began)
+                    return DEADLINE
                 if not self._away:
                     self._away = True
                     _log.warning("inference_away", reason=str(problem))
                 INFER_RETRIES.inc()
                 self._slots.failed(time.perf_counter() - began)
-                await asyncio.sleep(wait)
+                await asyncio.sleep(min(wait, max(0.0, end - time.monotonic())))
                 wait = min(wait * 2, _LONGEST_WAIT_S)
                 continue
             if self._away:

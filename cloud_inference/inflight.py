@@ -20,13 +20,17 @@ _CUT: Final = 0.7
 
 
 class InFlight:
-    """Places for requests, handed out first come, first served; at most `most`, and `first` to begin with."""
+    """Places for requests, handed out first come, first served; at most `most`, and `first` to begin with.
+
+    Those who come late wait behind all others, and have half of the places at most.
+    """
 
     def __init__(self, most: int, *, first: int | None = None, target_s: float = _TARGET_S) -> None:
         self._most, self._target_s = most, target_s
         self._limit = float(most if first is None else min(first, most))
-        self._used = 0
+        self._used = self._used_late = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting_late: deque[asyncio.Future[None]] = deque()
         self._cut = False
         self._cut_s = -1e9
 
@@ -40,27 +44,34 @@ class InFlight:
         """Places that are taken now."""
         return self._used
 
-    async def acquire(self) -> None:
+    async def acquire(self, *, late: bool = False) -> None:
         """Take a place, as soon as there is one."""
-        if not self._waiting and self._used < self.limit:
-            self._used += 1
-            return
+        waiting = self._waiting_late if late else self._waiting
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        waiting.append(place)
+        self._hand_out()
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self.release()
+                self.release(late=late)
             raise
 
-    def release(self) -> None:
+    def release(self, *, late: bool = False) -> None:
         """Give a place back."""
         self._used -= 1
-        while self._waiting and self._used < self.limit:
-            place = self._waiting.popleft()
+        self._used_late -= late
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._used < self.limit:
+            late = not self._waiting
+            if late and (not self._waiting_late or self._used_late >= max(1, self.limit // 2)):
+                return
+            place = (self._waiting_late if late else self._waiting).popleft()
             if not place.done():
                 self._used += 1
+                self._used_late += late
                 place.set_result(None)
 
     def answered(self, took_s: float) -> None:

@@ -23,6 +23,9 @@ INFER_SECONDS = Histogram(
 INFER_RETRIES = Counter(
     "eyeline_cloud_infer_retries_total", "Requests sent again because the server was away."
 )
+INFER_GIVEN_UP = Counter(
+    "eyeline_cloud_infer_given_up_total", "Requests cancelled because their frame's deadline had come."
+)
 STORE_SECONDS = Histogram("eyeline_cloud_store_seconds", "Time to store one batch of results.", buckets=_FAST)
 ANSWER_SECONDS = Histogram(
     "eyeline_cloud_answer_seconds",

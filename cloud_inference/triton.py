@@ -127,8 +127,10 @@ class TritonModel:
         if self._channel is not None:
             await self._channel.close()
 
-    async def infer(self, images: NDArray[np.uint8]) -> Answer:
+    async def infer(self, images: NDArray[np.uint8], *, within_s: float | None = None) -> Answer:
         """Ask about uint8 [B, H, W, 3] BGR images of the model's size.
+
+        within_s: cancelled by then, at the server too, if that is sooner than the client's own limit.
 
         Raises `TritonUnavailable`, which a retry can mend, and `ModelMissing`, `ModelMismatch` or
         `InferenceFailed`, which it cannot.
@@ -145,14 +147,15 @@ class TritonModel:
                 request = self._request(images)
             else:
                 request = self._shared_request(images, slots, slot)
-            response = await self._infer(request, timeout=self._timeout_s)
+            timeout_s = self._timeout_s if within_s is None else min(within_s, self._timeout_s)
+            response = await self._infer(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as problem:
             if slot is not None and self._lost_shared_memory(problem):
                 # A server that was restarted knows nothing of it.
                 if self._slots is slots:
                     self._slots = None
                 await self._share()
-                return await self.infer(images)
+                return await self.infer(images, within_s=within_s)
             raise self._error(problem) from None
         finally:
             if slots is not None and slot is not None:

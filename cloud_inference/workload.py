@@ -20,29 +20,35 @@ class CameraLoad:
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
+        self._behind = 0
         self._share = dict.fromkeys(LANES.values(), 0.0)
         self._waiting = dict.fromkeys(LANES.values(), 0.0)
 
-    def took(self, lane: int, waiting: int) -> None:
+    def took(self, lane: int, waiting: int, *, put_off: bool = False) -> None:
         """A message was taken, and so many wait behind it, shared out by the lanes of the latest ones."""
         name = LANES.get(lane, "live")
-        metrics.TAKEN.labels(self._tenant, name).inc()
+        metrics.TAKEN.labels(self._tenant, name).inc(not put_off)
         first = not any(self._share.values())
         for other, share in self._share.items():
             part = float(other == name)
             self._share[other] = part if first else share + _NEWEST * (part - share)
-            self._set(other, waiting * self._share[other])
+            self._set(other, waiting * self._share[other] + self._behind * (other == "backlog"))
+
+    def caught_up(self, behind: int, *, taken: int = 1) -> None:
+        """A message that was put off is taken now, and so many more wait."""
+        metrics.TAKEN.labels(self._tenant, "backlog").inc(taken)
+        self._behind = behind
+        self._set("backlog", behind)
 
     def picture(self, lane: int) -> None:
         """A picture goes to the inference server."""
         metrics.PICTURES.labels(self._tenant, LANES.get(lane, "live")).inc()
 
     def lagging(self, lane: int, lag_s: float) -> None:
-        """The oldest frame in work has waited for so long since the hub stored it; 0 for none."""
+        """The oldest frame of a lane in work has waited for so long since the hub stored it; 0 for none."""
         name = LANES.get(lane, "live")
-        for other in LANES.values():
-            _lags[self._tenant, other][id(self)] = max(0.0, lag_s) if other == name else 0.0
-            self._tell(other)
+        _lags[self._tenant, name][id(self)] = max(0.0, lag_s)
+        self._tell(name)
 
     def close(self) -> None:
         """Nothing of this camera waits for us any more."""

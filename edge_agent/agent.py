@@ -206,6 +206,8 @@ class Agent:
                 name,
                 self._epoch,
                 edge_model=self._edge_model,
+                deadline_ns=int((chosen.deadline_s or 0) * 1e9),
+                in_order=self.settings.spool.order == "backlog-first",
             )
             pipeline = CameraPipeline(
                 self.settings,
@@ -260,6 +262,8 @@ class Agent:
                 delivery.pressure(request.camera).heard(request.lag_ns / 1e9)
             if request.profile and self._calibrations is not None:
                 self._calibrations.told(request.camera)
+            if request.backlog_lag_ns and camera:
+                delivery.pressure(request.camera).heard_backlog(request.backlog_lag_ns / 1e9)
             if request.keyframe and camera and now - camera.keyframe_asked_s >= _KEYFRAME_EVERY_S:
                 camera.keyframe_asked_s = now
                 camera.pipeline.demand_keyframe()

@@ -29,6 +29,9 @@ class CameraIdentity:
     epoch: Epoch
     edge_model: detection_pb2.ModelRef | None = None
     planned_for_model: detection_pb2.ModelRef | None = None
+    # From capture; 0 for none. in_order: the backlog is to be answered before what comes after it.
+    deadline_ns: int = 0
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,8 @@ class EnvelopeBuilder:
             lane=pb.LANE_LIVE,
             rung=self._rung,
             previous_sequence=self._previous,
+            deadline_ns=who.deadline_ns,
+            in_order=who.in_order,
         )
         if self._oldest_unit_ns is not None:
             envelope.format.CopyFrom(self._format)

@@ -130,6 +130,9 @@ class CameraSettings(Settings):
     # A stream that brings nothing for so long is reopened.
     stall_timeout_s: float = Field(default=5.0, ge=1, le=300)
     redact: RedactSettings = RedactSettings()
+    # Counted from capture: a live frame that is not answered by then is given up, and answered DEGRADED with
+    # the reason `deadline`. Without one, answers are worth waiting for.
+    deadline_s: float | None = Field(default=None, gt=0, le=3600)
     # "auto" sends the cloud a sample when no profile holds; with "off", `edge-agent calibrate` alone does.
     calibrate: Literal["off", "auto"] = "off"
     target: TargetSettings = TargetSettings()

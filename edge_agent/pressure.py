@@ -46,7 +46,7 @@ class Pressure:
         self._heard_s = self._cut_s = -1e9
         self._risen_s = now()
         self._backlog = _BACKLOG_FIRST
-        self._backlog_s = -1e9
+        self._backlog_s = self._backlog_heard_s = -1e9
 
     @property
     def lag_s(self) -> float:
@@ -71,6 +71,13 @@ class Pressure:
             self._share = max(_LOWEST, self._share * _CUT)
             self._backlog = max(_BACKLOG_LEAST, self._backlog / 2)
 
+    def heard_backlog(self, lag_s: float) -> None:
+        """The cloud says that the backlog waits for so long there: the live picture's rate stands."""
+        now = self._now()
+        if lag_s >= LAG_S and now - self._backlog_heard_s >= _EVERY_S:
+            self._backlog_heard_s = now
+            self._backlog = max(_BACKLOG_LEAST, self._backlog / 2)
+
     @property
     def share(self) -> float:
         """Share of the frame rate to send pixels at, up to 1."""
@@ -82,7 +89,7 @@ class Pressure:
         now = self._now()
         step_s = min(now - self._backlog_s, 1.0)
         self._backlog_s = now
-        if now - self._heard_s > _QUIET_S:
+        if now - max(self._heard_s, self._backlog_heard_s) > _QUIET_S:
             self._backlog = min(_BACKLOG_MOST, self._backlog * _BACKLOG_GROWS**step_s)
         return self._backlog
 

@@ -12,6 +12,9 @@ REFUSALS = Counter(
 UNREADABLE = Counter(
     "eyeline_cloud_api_unreadable_total", "Stored messages left out because they hold no results."
 )
+GAPS = Counter(
+    "eyeline_cloud_api_gaps_total", "Subscriptions told that results aged out before they got to them."
+)
 DELIVERY_SECONDS = Histogram(
     "eyeline_cloud_api_delivery_seconds",
     "From a result being stored to its being handed to a subscriber.",

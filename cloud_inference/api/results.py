@@ -28,7 +28,7 @@ from cloud_inference.traces import Traces
 from eyeline import subjects
 from eyeline.envelope import SCHEMA_MAJOR
 from eyeline.errors import InvalidName
-from eyeline.v1 import result_pb2, result_pb2_grpc
+from eyeline.v1 import frame_pb2, result_pb2, result_pb2_grpc
 
 _log = structlog.get_logger()
 
@@ -42,6 +42,10 @@ _PAGE_S = 10.0
 # How soon a quiet subscription notices that the hub lost its results.
 _LOOK_S = 1.0
 _RETRY_S = 0.25
+# What was stored less than this ago has not aged out, nor has what came before it.
+_FRESH_NS = 2_000_000_000
+# Beside a backlog, live answers are stored at least this often.
+_LOOK_BACK_S = 10.0
 # A subscription that is quiet for so long gets a fresh token, lest its old one expires.
 _QUIET_S = 30.0
 # A device's clock may run ahead of the hub's by this, so that a frame seems captured after it was stored.
@@ -108,6 +112,8 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         )
         taking: asyncio.Task[list[StreamMessage]] | None = None
         quiet_since = time.monotonic()
+        # Everything up to here was passed on; of what was stored before the start, nothing was asked for.
+        known = start.after
         try:
             await feed.open()
             token = tokens.encode(Kind.RESUME, stream, start.after) if start.after is not None else ""
@@ -131,14 +137,24 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                         # Nothing came since `newest` was read: a caller need not go back further.
                         response.resume_token = tokens.encode(Kind.RESUME, stream, newest)
                         await context.write(response)
+                        known = newest
                         newest, quiet_since = await _newest(hub), time.monotonic()
                     continue
                 messages, taking, quiet_since = taking.result(), None, time.monotonic()
+                gap = await _aged_out(hub, known, messages[0])
+                if gap is not None:
+                    metrics.GAPS.inc()
+                    await context.write(result_pb2.SubscribeResponse(gap=gap))
+                known = Position(messages[-1].sequence, _ALL, messages[-1].stored_ns)
                 for message in messages:
                     if message.stored_ns < request.from_time_ns:
                         continue  # a start time is only kept to the microsecond
                     response.results.extend(
-                        _open(message, stream, caller, start.after, final_only=request.final_only)
+                        result
+                        for result in _open(
+                            message, stream, caller, start.after, final_only=request.final_only
+                        )
+                        if not (request.live_only and is_late(result))
                     )
                     metrics.DELIVERY_SECONDS.observe(max(0, time.time_ns() - message.stored_ns) / 1e9)
                 newest = max(newest, Position(messages[-1].sequence, _ALL, messages[-1].stored_ns))
@@ -193,6 +209,10 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
             message = StreamMessage(subject, stored.data or b"", {}, stored.seq or 0, stored_ns, 0)
             found = _open(message, stream, caller, None, final_only=False)
+            if any(is_late(result) for result in found):
+                # Of an outage, or between answers of one: the live ones are newer, and not far away.
+                for earlier in await _just_before(hub, message):
+                    found += _open(earlier, stream, caller, None, final_only=False)
             if found:
                 response.results.append(max(found, key=_newness))
         return response
@@ -346,6 +366,45 @@ async def _check_reachable(hub: TenantHub, position: Position) -> None:
             token_time_ns=position.stored_ns, oldest_time_ns=oldest_ns, missing_messages=missing
         ),
     )
+
+
+async def _aged_out(
+    hub: TenantHub, known: Position | None, message: StreamMessage
+) -> result_pb2.ResumeGap | None:
+    """What was removed before a subscription got to it; None when nothing was.
+
+    known: what the subscription has. A reader close behind the writers loses nothing, and is not looked at.
+    """
+    jumped = known is not None and message.sequence > known.sequence + 1
+    if known is None or not jumped or time.time_ns() - message.stored_ns < _FRESH_NS:
+        return None
+    first = (await hub.js.stream_info(subjects.RESULTS)).state.first_seq
+    missing = min(first, message.sequence) - known.sequence - 1
+    if missing <= 0:
+        return None
+    return result_pb2.ResumeGap(
+        token_time_ns=known.stored_ns, oldest_time_ns=message.stored_ns, missing_messages=missing
+    )
+
+
+async def _just_before(hub: TenantHub, message: StreamMessage) -> list[StreamMessage]:
+    """What was stored of the same camera in the seconds before a message."""
+    start = datetime.fromtimestamp(message.stored_ns / 1e9 - _LOOK_BACK_S, UTC)
+    feed = Feed(hub.connection, hub.js, subjects.RESULTS, [message.subject], start_time=start)
+    found: list[StreamMessage] = []
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SCAN_S):
+                while not found or found[-1].sequence < message.sequence:
+                    found += await feed.take(256)
+    finally:
+        await asyncio.shield(feed.close())
+    return [it for it in found if it.sequence < message.sequence]
+
+
+def is_late(result: result_pb2.Result) -> bool:
+    """Of the backlog, or past its deadline; workers of an earlier version only tell the lane."""
+    return result.late or result.lane == frame_pb2.LANE_BACKLOG
 
 
 def _open(

@@ -57,7 +57,7 @@ def from_rpc(problem: grpc.RpcError, address: str) -> errors.ApiError:
     code = problem.code()
     said = one_line(problem.details() or "")
     if code is StatusCode.OUT_OF_RANGE and (gap := _resume_gap(problem)) is not None:
-        return _gap_error(gap, said, address)
+        return gap_error(gap, said, address)
     kind, advice = ERRORS.get(code, (errors.ServerError, f"status {code}"))
     name = code.name if isinstance(code, StatusCode) else str(code)
     if code is StatusCode.UNAVAILABLE and (not said or _NO_CONNECTION.search(said)):
@@ -92,7 +92,7 @@ def _resume_gap(problem: grpc.RpcError) -> result_pb2.ResumeGap | None:
     return None
 
 
-def _gap_error(gap: result_pb2.ResumeGap, said: str, address: str) -> errors.ResumeGapError:
+def gap_error(gap: result_pb2.ResumeGap, said: str, address: str) -> errors.ResumeGapError:
     count = f"{gap.missing_messages} stored messages" if gap.missing_messages else "results"
     line = (
         f"{address}: {count} between {_when(gap.token_time_ns)} and {_when(gap.oldest_time_ns)}"

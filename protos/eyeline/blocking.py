@@ -65,6 +65,7 @@ class BlockingClient:
         since_ns: int | None = None,
         resume: str | None = None,
         final_only: bool = False,
+        live_only: bool = False,
         on_gap: OnGap = "raise",
         connect_within_s: float | None = None,
     ) -> BlockingSubscription:
@@ -76,6 +77,7 @@ class BlockingClient:
                 since_ns=since_ns,
                 resume=resume,
                 final_only=final_only,
+                live_only=live_only,
                 on_gap=on_gap,
                 connect_within_s=connect_within_s,
             )

@@ -75,6 +75,7 @@ def watch(
         str | None, typer.Option(metavar="TOKEN", help="Go on after the result that had this token.")
     ] = None,
     final: Annotated[bool, typer.Option("--final", help="Leave out provisional results.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Leave out late results, as after an outage.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many results.")] = None,
     skip_gap: Annotated[
         bool, typer.Option("--skip-gap", help="Go on when results in between are no longer kept.")
@@ -92,6 +93,7 @@ def watch(
             since_ns=moment(since),
             resume=resume,
             final_only=final,
+            live_only=live,
             on_gap="continue" if skip_gap else "raise",
             wait_s=wait,
             count=count,
@@ -231,6 +233,7 @@ async def _watch(
     since_ns: int | None,
     resume: str | None,
     final_only: bool,
+    live_only: bool,
     on_gap: Any,
     wait_s: float,
     count: int | None,
@@ -244,6 +247,7 @@ async def _watch(
             since_ns=since_ns,
             resume=resume,
             final_only=final_only,
+            live_only=live_only,
             on_gap=on_gap,
             connect_within_s=wait_s,
         )

@@ -105,6 +105,7 @@ class Client:
         since_ns: int | None = None,
         resume: str | None = None,
         final_only: bool = False,
+        live_only: bool = False,
         on_gap: OnGap = "raise",
         connect_within_s: float | None = None,
     ) -> Subscription:
@@ -112,8 +113,8 @@ class Client:
 
         cameras: None for all. since_ns: from this storage time, nanoseconds since the Unix epoch; resume:
         right after the result with this `resume_token`; from now without either. final_only: no provisional
-        results. on_gap: what to do when results after the last one seen are no longer kept: "raise"
-        `ResumeGapError`, or "continue" from the oldest kept. connect_within_s: raise what stood in the way
+        results; live_only: none that are late. on_gap: when results after the last one seen are gone: "raise"
+        `ResumeGapError`, or "continue" behind them. connect_within_s: raise what stood in the way
         when the first connection takes longer; None waits for as long as it takes. Later connections are
         always waited for.
         """
@@ -121,7 +122,9 @@ class Client:
             raise InvalidRequest("a subscription starts from a time or after a token, not both")
         if on_gap not in {"raise", "continue"}:
             raise InvalidRequest(f"on_gap must be 'raise' or 'continue', not {on_gap!r}")
-        request = result_pb2.SubscribeRequest(cameras=_cameras(cameras), final_only=final_only)
+        request = result_pb2.SubscribeRequest(
+            cameras=_cameras(cameras), final_only=final_only, live_only=live_only
+        )
         if since_ns is not None:
             request.from_time_ns = _ns(since_ns, "since_ns")
         elif resume:

@@ -14,7 +14,7 @@ from typing import Literal, Self
 import grpc
 import grpc.aio
 
-from eyeline._status import from_rpc
+from eyeline._status import from_rpc, gap_error
 from eyeline.errors import ApiError, DeadlineExceeded, ResumeGapError, Unavailable
 from eyeline.v1 import result_pb2 as pb
 from eyeline.values import Result
@@ -170,16 +170,30 @@ class Subscription:
             except ApiError as problem:
                 await self._recover(problem)
                 continue
+            if response.HasField("gap"):
+                self._aged_out(response.gap)
             if response.results:
                 self._attempt = 0
                 results = [Result.from_proto(message) for message in response.results]
                 self._go_on_after(results[-1].resume_token)
-                return results
+                # A server of an earlier version does not know what is not wanted.
+                results = [it for it in results if not (self._request.live_only and it.late)]
+                if results:
+                    return results
+                continue
             if response.resume_token:
                 self._go_on_after(response.resume_token)
                 if not self._ready:
                     self._token = response.resume_token
         return []
+
+    def _aged_out(self, gap: pb.ResumeGap) -> None:
+        """Results were removed before we got to them; raises the error unless these may be missed."""
+        error = gap_error(gap, "stored messages aged out before this subscription got to them", self._address)
+        if self._on_gap == "raise":
+            raise error
+        _log.warning("%s", error)
+        self.gaps.append(error)
 
     async def _next_response(self) -> pb.SubscribeResponse:
         if self._call is not None:

@@ -216,11 +216,12 @@ class Result:
 
     @property
     def late(self) -> bool:
-        """Whether its frames waited on the device for the link: kept in an outage and delivered afterwards.
+        """Whether its frames waited on the device for the link, or it came after the camera's deadline.
 
-        The live picture goes on beside them, so a late answer may come after one for later frames.
+        The live picture goes on beside what was kept in an outage, so such an answer may come after one for
+        later frames.
         """
-        return self.proto.lane == frame_pb2.LANE_BACKLOG
+        return self.proto.late or self.proto.lane == frame_pb2.LANE_BACKLOG
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ def test_lag_is_that_of_the_worst_camera() -> None:
     assert value("eyeline_cloud_lag_seconds", "live") == 3.0
     assert value("eyeline_cloud_lag_seconds", "backlog") == 90.0
     other.lagging(LIVE, -0.001)
+    assert value("eyeline_cloud_lag_seconds", "backlog") == 90.0
+    other.lagging(BACKLOG, 0.0)
     assert value("eyeline_cloud_lag_seconds", "backlog") == 0.0
     one.close()
     other.close()

@@ -650,6 +650,7 @@ class ControlRequest(_message.Message):
     KEYFRAME_FIELD_NUMBER: _builtins.int
     LAG_NS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    BACKLOG_LAG_NS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     keyframe: _builtins.bool
     """Start a new chain: the decoder lost its state."""
@@ -659,6 +660,8 @@ class ControlRequest(_message.Message):
     """
     profile: _builtins.bool
     """There is news of the camera in the PROFILES bucket."""
+    backlog_lag_ns: _builtins.int
+    """As lag_ns, of the backlog lane, which waits while the live picture is answered."""
     def __init__(
         self,
         *,
@@ -666,10 +669,11 @@ class ControlRequest(_message.Message):
         keyframe: _builtins.bool = ...,
         lag_ns: _builtins.int = ...,
         profile: _builtins.bool = ...,
+        backlog_lag_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_lag_ns", b"backlog_lag_ns", "camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

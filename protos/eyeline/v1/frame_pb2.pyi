@@ -486,6 +486,8 @@ class FrameEnvelope(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     RUNG_FIELD_NUMBER: _builtins.int
     PREVIOUS_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DEADLINE_NS_FIELD_NUMBER: _builtins.int
+    IN_ORDER_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     """Of this schema; a reader refuses a higher major. Currently 1."""
     tenant: _builtins.str
@@ -502,6 +504,10 @@ class FrameEnvelope(_message.Message):
     """Last sequence of the envelope before this one in the same lane and epoch; 0 for the first. Frames between
     the two travel in another lane or were lost: the reader need not wait for them here.
     """
+    deadline_ns: _builtins.int
+    """Live answers are of use until so long after the capture, in nanoseconds; 0 means for ever."""
+    in_order: _builtins.bool
+    """What arrived before is answered before, backlog or not: the device's owner wants no overtaking."""
     @_builtins.property
     def epoch(self) -> Global___Epoch: ...
     @_builtins.property
@@ -545,10 +551,12 @@ class FrameEnvelope(_message.Message):
         lane: Global___Lane.ValueType = ...,
         rung: _builtins.str = ...,
         previous_sequence: _builtins.int = ...,
+        deadline_ns: _builtins.int = ...,
+        in_order: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "planned_for_model", b"planned_for_model", "published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "previous_sequence", b"previous_sequence", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "deadline_ns", b"deadline_ns", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "in_order", b"in_order", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "previous_sequence", b"previous_sequence", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,51 +26,51 @@ from eyeline.v1 import detection_pb2 as eyeline_dot_v1_dot_detection__pb2
 from eyeline.v1 import frame_pb2 as eyeline_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65yeline/v1/result.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\x1a\x16\x65yeline/v1/frame.proto\"l\n\x08\x46rameKey\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x03 \x01(\t\x12 \n\x05\x65poch\x18\x04 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"\xba\x01\n\nStageTimes\x12\x13\n\x0b\x63\x61ptured_ns\x18\x01 \x01(\x04\x12\x14\n\x0cpublished_ns\x18\x02 \x01(\x04\x12\x15\n\rhub_stored_ns\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onsumed_ns\x18\x04 \x01(\x04\x12\x12\n\ndecoded_ns\x18\x05 \x01(\x04\x12\x16\n\x0einfer_start_ns\x18\x06 \x01(\x04\x12\x14\n\x0cinfer_end_ns\x18\x07 \x01(\x04\x12\x13\n\x0b\x61nswered_ns\x18\x08 \x01(\x04\"\xea\x04\n\x06Result\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.eyeline.v1.FrameKey\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12*\n\nprovenance\x18\x05 \x01(\x0e\x32\x16.eyeline.v1.Provenance\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12#\n\x05model\x18\x07 \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12)\n\ndetections\x18\x08 \x03(\x0b\x32\x15.eyeline.v1.Detection\x12%\n\x05times\x18\t \x01(\x0b\x32\x16.eyeline.v1.StageTimes\x12\x17\n\x0fsource_width_px\x18\n \x01(\r\x12\x18\n\x10source_height_px\x18\x0b \x01(\r\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x0c \x01(\x04\x12+\n\x0bgate_reason\x18\r \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x1e\n\x04lane\x18\x0e \x01(\x0e\x32\x10.eyeline.v1.Lane\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\x12\x18\n\x10last_captured_ns\x18\x10 \x01(\x04\x12\x13\n\x0btraceparent\x18\x11 \x01(\t\x12\x13\n\x0b\x63oded_bytes\x18\x12 \x01(\r\x12\x14\n\x0cresume_token\x18\x13 \x01(\t\x12$\n\x05zones\x18\x14 \x03(\x0b\x32\x15.eyeline.v1.ZoneCount\x12$\n\x05lines\x18\x15 \x03(\x0b\x32\x15.eyeline.v1.LineCount\"_\n\tZoneCount\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0e\n\x06inside\x18\x02 \x01(\r\x12\x0f\n\x07\x65ntered\x18\x03 \x01(\r\x12\x0c\n\x04left\x18\x04 \x01(\r\x12\x15\n\rentered_total\x18\x05 \x01(\x04\"k\n\tLineCount\x12\x0c\n\x04line\x18\x01 \x01(\t\x12\x0f\n\x07\x66orward\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61\x63kward\x18\x03 \x01(\r\x12\x15\n\rforward_total\x18\x04 \x01(\x04\x12\x16\n\x0e\x62\x61\x63kward_total\x18\x05 \x01(\x04\"t\n\x0bResultBatch\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12#\n\x07results\x18\x02 \x03(\x0b\x32\x12.eyeline.v1.Result\x12*\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x16.eyeline.v1.Checkpoint\"\xaa\x01\n\nCheckpoint\x12+\n\x08\x61nswered\x18\x01 \x03(\x0b\x32\x19.eyeline.v1.AnsweredEpoch\x12)\n\x05lanes\x18\x02 \x03(\x0b\x32\x1a.eyeline.v1.LaneCheckpoint\x12\x1d\n\x15\x66rame_stream_sequence\x18\x03 \x01(\x04\x12\x15\n\rnext_track_id\x18\x04 \x01(\x04\x12\x0e\n\x06worker\x18\x05 \x01(\t\"l\n\rAnsweredEpoch\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12 \n\x05\x65poch\x18\x02 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12)\n\x06ranges\x18\x03 \x03(\x0b\x32\x19.eyeline.v1.SequenceRange\",\n\rSequenceRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"\x9d\x01\n\x0eLaneCheckpoint\x12\x1e\n\x04lane\x18\x01 \x01(\x0e\x32\x10.eyeline.v1.Lane\x12 \n\x05\x65poch\x18\x02 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x10\n\x08\x63hain_id\x18\x03 \x01(\x04\x12 \n\x18keyframe_stream_sequence\x18\x04 \x01(\x04\x12\x15\n\rlast_sequence\x18\x05 \x01(\x04\")\n\tCameraRef\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\"\x86\x01\n\x10SubscribeRequest\x12&\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.CameraRef\x12\x16\n\x0c\x66rom_time_ns\x18\x02 \x01(\x04H\x00\x12\x16\n\x0cresume_token\x18\x03 \x01(\tH\x00\x12\x12\n\nfinal_only\x18\x04 \x01(\x08\x42\x06\n\x04\x66rom\"N\n\x11SubscribeResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\":\n\x10GetLatestRequest\x12&\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.CameraRef\"8\n\x11GetLatestResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\"\x8c\x01\n\x12ListResultsRequest\x12%\n\x06\x63\x61mera\x18\x01 \x01(\x0b\x32\x15.eyeline.v1.CameraRef\x12\x14\n\x0c\x66rom_time_ns\x18\x02 \x01(\x04\x12\x12\n\nto_time_ns\x18\x03 \x01(\x04\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"S\n\x13ListResultsResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\tResumeGap\x12\x15\n\rtoken_time_ns\x18\x01 \x01(\x04\x12\x16\n\x0eoldest_time_ns\x18\x02 \x01(\x04\x12\x18\n\x10missing_messages\x18\x03 \x01(\x04*\x87\x01\n\nProvenance\x12\x1a\n\x16PROVENANCE_UNSPECIFIED\x10\x00\x12\x14\n\x10PROVENANCE_CLOUD\x10\x01\x12\x13\n\x0fPROVENANCE_EDGE\x10\x02\x12\x19\n\x15PROVENANCE_PROPAGATED\x10\x03\x12\x17\n\x13PROVENANCE_DEGRADED\x10\x04\x32\xef\x01\n\x07Results\x12J\n\tSubscribe\x12\x1c.eyeline.v1.SubscribeRequest\x1a\x1d.eyeline.v1.SubscribeResponse0\x01\x12H\n\tGetLatest\x12\x1c.eyeline.v1.GetLatestRequest\x1a\x1d.eyeline.v1.GetLatestResponse\x12N\n\x0bListResults\x12\x1e.eyeline.v1.ListResultsRequest\x1a\x1f.eyeline.v1.ListResultsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65yeline/v1/result.proto\x12\neyeline.v1\x1a\x1a\x65yeline/v1/detection.proto\x1a\x16\x65yeline/v1/frame.proto\"l\n\x08\x46rameKey\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x03 \x01(\t\x12 \n\x05\x65poch\x18\x04 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x10\n\x08sequence\x18\x05 \x01(\x04\"\xba\x01\n\nStageTimes\x12\x13\n\x0b\x63\x61ptured_ns\x18\x01 \x01(\x04\x12\x14\n\x0cpublished_ns\x18\x02 \x01(\x04\x12\x15\n\rhub_stored_ns\x18\x03 \x01(\x04\x12\x13\n\x0b\x63onsumed_ns\x18\x04 \x01(\x04\x12\x12\n\ndecoded_ns\x18\x05 \x01(\x04\x12\x16\n\x0einfer_start_ns\x18\x06 \x01(\x04\x12\x14\n\x0cinfer_end_ns\x18\x07 \x01(\x04\x12\x13\n\x0b\x61nswered_ns\x18\x08 \x01(\x04\"\xf8\x04\n\x06Result\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.eyeline.v1.FrameKey\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12*\n\nprovenance\x18\x05 \x01(\x0e\x32\x16.eyeline.v1.Provenance\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12#\n\x05model\x18\x07 \x01(\x0b\x32\x14.eyeline.v1.ModelRef\x12)\n\ndetections\x18\x08 \x03(\x0b\x32\x15.eyeline.v1.Detection\x12%\n\x05times\x18\t \x01(\x0b\x32\x16.eyeline.v1.StageTimes\x12\x17\n\x0fsource_width_px\x18\n \x01(\r\x12\x18\n\x10source_height_px\x18\x0b \x01(\r\x12\x1c\n\x14\x63lock_uncertainty_ns\x18\x0c \x01(\x04\x12+\n\x0bgate_reason\x18\r \x01(\x0e\x32\x16.eyeline.v1.GateReason\x12\x1e\n\x04lane\x18\x0e \x01(\x0e\x32\x10.eyeline.v1.Lane\x12\x0e\n\x06\x64\x65vice\x18\x0f \x01(\t\x12\x18\n\x10last_captured_ns\x18\x10 \x01(\x04\x12\x13\n\x0btraceparent\x18\x11 \x01(\t\x12\x13\n\x0b\x63oded_bytes\x18\x12 \x01(\r\x12\x14\n\x0cresume_token\x18\x13 \x01(\t\x12$\n\x05zones\x18\x14 \x03(\x0b\x32\x15.eyeline.v1.ZoneCount\x12$\n\x05lines\x18\x15 \x03(\x0b\x32\x15.eyeline.v1.LineCount\x12\x0c\n\x04late\x18\x16 \x01(\x08\"_\n\tZoneCount\x12\x0c\n\x04zone\x18\x01 \x01(\t\x12\x0e\n\x06inside\x18\x02 \x01(\r\x12\x0f\n\x07\x65ntered\x18\x03 \x01(\r\x12\x0c\n\x04left\x18\x04 \x01(\r\x12\x15\n\rentered_total\x18\x05 \x01(\x04\"k\n\tLineCount\x12\x0c\n\x04line\x18\x01 \x01(\t\x12\x0f\n\x07\x66orward\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61\x63kward\x18\x03 \x01(\r\x12\x15\n\rforward_total\x18\x04 \x01(\x04\x12\x16\n\x0e\x62\x61\x63kward_total\x18\x05 \x01(\x04\"t\n\x0bResultBatch\x12\x14\n\x0cschema_major\x18\x01 \x01(\r\x12#\n\x07results\x18\x02 \x03(\x0b\x32\x12.eyeline.v1.Result\x12*\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x16.eyeline.v1.Checkpoint\"\xaa\x01\n\nCheckpoint\x12+\n\x08\x61nswered\x18\x01 \x03(\x0b\x32\x19.eyeline.v1.AnsweredEpoch\x12)\n\x05lanes\x18\x02 \x03(\x0b\x32\x1a.eyeline.v1.LaneCheckpoint\x12\x1d\n\x15\x66rame_stream_sequence\x18\x03 \x01(\x04\x12\x15\n\rnext_track_id\x18\x04 \x01(\x04\x12\x0e\n\x06worker\x18\x05 \x01(\t\"l\n\rAnsweredEpoch\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12 \n\x05\x65poch\x18\x02 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12)\n\x06ranges\x18\x03 \x03(\x0b\x32\x19.eyeline.v1.SequenceRange\",\n\rSequenceRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"\x9d\x01\n\x0eLaneCheckpoint\x12\x1e\n\x04lane\x18\x01 \x01(\x0e\x32\x10.eyeline.v1.Lane\x12 \n\x05\x65poch\x18\x02 \x01(\x0b\x32\x11.eyeline.v1.Epoch\x12\x10\n\x08\x63hain_id\x18\x03 \x01(\x04\x12 \n\x18keyframe_stream_sequence\x18\x04 \x01(\x04\x12\x15\n\rlast_sequence\x18\x05 \x01(\x04\")\n\tCameraRef\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x02 \x01(\t\"\x99\x01\n\x10SubscribeRequest\x12&\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.CameraRef\x12\x16\n\x0c\x66rom_time_ns\x18\x02 \x01(\x04H\x00\x12\x16\n\x0cresume_token\x18\x03 \x01(\tH\x00\x12\x12\n\nfinal_only\x18\x04 \x01(\x08\x12\x11\n\tlive_only\x18\x05 \x01(\x08\x42\x06\n\x04\x66rom\"r\n\x11SubscribeResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\"\n\x03gap\x18\x03 \x01(\x0b\x32\x15.eyeline.v1.ResumeGap\":\n\x10GetLatestRequest\x12&\n\x07\x63\x61meras\x18\x01 \x03(\x0b\x32\x15.eyeline.v1.CameraRef\"8\n\x11GetLatestResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\"\x8c\x01\n\x12ListResultsRequest\x12%\n\x06\x63\x61mera\x18\x01 \x01(\x0b\x32\x15.eyeline.v1.CameraRef\x12\x14\n\x0c\x66rom_time_ns\x18\x02 \x01(\x04\x12\x12\n\nto_time_ns\x18\x03 \x01(\x04\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"S\n\x13ListResultsResponse\x12#\n\x07results\x18\x01 \x03(\x0b\x32\x12.eyeline.v1.Result\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\tResumeGap\x12\x15\n\rtoken_time_ns\x18\x01 \x01(\x04\x12\x16\n\x0eoldest_time_ns\x18\x02 \x01(\x04\x12\x18\n\x10missing_messages\x18\x03 \x01(\x04*\x87\x01\n\nProvenance\x12\x1a\n\x16PROVENANCE_UNSPECIFIED\x10\x00\x12\x14\n\x10PROVENANCE_CLOUD\x10\x01\x12\x13\n\x0fPROVENANCE_EDGE\x10\x02\x12\x19\n\x15PROVENANCE_PROPAGATED\x10\x03\x12\x17\n\x13PROVENANCE_DEGRADED\x10\x04\x32\xef\x01\n\x07Results\x12J\n\tSubscribe\x12\x1c.eyeline.v1.SubscribeRequest\x1a\x1d.eyeline.v1.SubscribeResponse0\x01\x12H\n\tGetLatest\x12\x1c.eyeline.v1.GetLatestRequest\x1a\x1d.eyeline.v1.GetLatestResponse\x12N\n\x0bListResults\x12\x1e.eyeline.v1.ListResultsRequest\x1a\x1f.eyeline.v1.ListResultsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eyeline.v1.result_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROVENANCE']._serialized_start=2517
-  _globals['_PROVENANCE']._serialized_end=2652
+  _globals['_PROVENANCE']._serialized_start=2586
+  _globals['_PROVENANCE']._serialized_end=2721
   _globals['_FRAMEKEY']._serialized_start=91
   _globals['_FRAMEKEY']._serialized_end=199
   _globals['_STAGETIMES']._serialized_start=202
   _globals['_STAGETIMES']._serialized_end=388
   _globals['_RESULT']._serialized_start=391
-  _globals['_RESULT']._serialized_end=1009
-  _globals['_ZONECOUNT']._serialized_start=1011
-  _globals['_ZONECOUNT']._serialized_end=1106
-  _globals['_LINECOUNT']._serialized_start=1108
-  _globals['_LINECOUNT']._serialized_end=1215
-  _globals['_RESULTBATCH']._serialized_start=1217
-  _globals['_RESULTBATCH']._serialized_end=1333
-  _globals['_CHECKPOINT']._serialized_start=1336
-  _globals['_CHECKPOINT']._serialized_end=1506
-  _globals['_ANSWEREDEPOCH']._serialized_start=1508
-  _globals['_ANSWEREDEPOCH']._serialized_end=1616
-  _globals['_SEQUENCERANGE']._serialized_start=1618
-  _globals['_SEQUENCERANGE']._serialized_end=1662
-  _globals['_LANECHECKPOINT']._serialized_start=1665
-  _globals['_LANECHECKPOINT']._serialized_end=1822
-  _globals['_CAMERAREF']._serialized_start=1824
-  _globals['_CAMERAREF']._serialized_end=1865
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=1868
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2002
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2004
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=2082
-  _globals['_GETLATESTREQUEST']._serialized_start=2084
-  _globals['_GETLATESTREQUEST']._serialized_end=2142
-  _globals['_GETLATESTRESPONSE']._serialized_start=2144
-  _globals['_GETLATESTRESPONSE']._serialized_end=2200
-  _globals['_LISTRESULTSREQUEST']._serialized_start=2203
-  _globals['_LISTRESULTSREQUEST']._serialized_end=2343
-  _globals['_LISTRESULTSRESPONSE']._serialized_start=2345
-  _globals['_LISTRESULTSRESPONSE']._serialized_end=2428
-  _globals['_RESUMEGAP']._serialized_start=2430
-  _globals['_RESUMEGAP']._serialized_end=2514
-  _globals['_RESULTS']._serialized_start=2655
-  _globals['_RESULTS']._serialized_end=2894
+  _globals['_RESULT']._serialized_end=1023
+  _globals['_ZONECOUNT']._serialized_start=1025
+  _globals['_ZONECOUNT']._serialized_end=1120
+  _globals['_LINECOUNT']._serialized_start=1122
+  _globals['_LINECOUNT']._serialized_end=1229
+  _globals['_RESULTBATCH']._serialized_start=1231
+  _globals['_RESULTBATCH']._serialized_end=1347
+  _globals['_CHECKPOINT']._serialized_start=1350
+  _globals['_CHECKPOINT']._serialized_end=1520
+  _globals['_ANSWEREDEPOCH']._serialized_start=1522
+  _globals['_ANSWEREDEPOCH']._serialized_end=1630
+  _globals['_SEQUENCERANGE']._serialized_start=1632
+  _globals['_SEQUENCERANGE']._serialized_end=1676
+  _globals['_LANECHECKPOINT']._serialized_start=1679
+  _globals['_LANECHECKPOINT']._serialized_end=1836
+  _globals['_CAMERAREF']._serialized_start=1838
+  _globals['_CAMERAREF']._serialized_end=1879
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=1882
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2035
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2037
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=2151
+  _globals['_GETLATESTREQUEST']._serialized_start=2153
+  _globals['_GETLATESTREQUEST']._serialized_end=2211
+  _globals['_GETLATESTRESPONSE']._serialized_start=2213
+  _globals['_GETLATESTRESPONSE']._serialized_end=2269
+  _globals['_LISTRESULTSREQUEST']._serialized_start=2272
+  _globals['_LISTRESULTSREQUEST']._serialized_end=2412
+  _globals['_LISTRESULTSRESPONSE']._serialized_start=2414
+  _globals['_LISTRESULTSRESPONSE']._serialized_end=2497
+  _globals['_RESUMEGAP']._serialized_start=2499
+  _globals['_RESUMEGAP']._serialized_end=2583
+  _globals['_RESULTS']._serialized_start=2724
+  _globals['_RESULTS']._serialized_end=2963
 # @@protoc_insertion_point(module_scope)

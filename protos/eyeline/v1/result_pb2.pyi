@@ -161,6 +161,7 @@ class Result(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     ZONES_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     last_sequence: _builtins.int
     """Of the last frame covered, the same as key.sequence for a single frame."""
     revision: _builtins.int
@@ -187,6 +188,8 @@ class Result(_message.Message):
     """Bytes of the coded picture; 0 without pixels."""
     resume_token: _builtins.str
     """Opaque; resumes a subscription after this result. Set by the API, not stored."""
+    late: _builtins.bool
+    """Of the backlog, or answered after the deadline that the camera's owner set."""
     @_builtins.property
     def key(self) -> Global___FrameKey:
         """Of the first frame covered."""
@@ -233,10 +236,11 @@ class Result(_message.Message):
         resume_token: _builtins.str = ...,
         zones: _abc.Iterable[Global___ZoneCount] | None = ...,
         lines: _abc.Iterable[Global___LineCount] | None = ...,
+        late: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "model", b"model", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_uncertainty_ns", b"clock_uncertainty_ns", "coded_bytes", b"coded_bytes", "detections", b"detections", "device", b"device", "final", b"final", "gate_reason", b"gate_reason", "key", b"key", "lane", b"lane", "last_captured_ns", b"last_captured_ns", "last_sequence", b"last_sequence", "lines", b"lines", "model", b"model", "provenance", b"provenance", "reason", b"reason", "resume_token", b"resume_token", "revision", b"revision", "source_height_px", b"source_height_px", "source_width_px", b"source_width_px", "times", b"times", "traceparent", b"traceparent", "zones", b"zones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_uncertainty_ns", b"clock_uncertainty_ns", "coded_bytes", b"coded_bytes", "detections", b"detections", "device", b"device", "final", b"final", "gate_reason", b"gate_reason", "key", b"key", "lane", b"lane", "last_captured_ns", b"last_captured_ns", "last_sequence", b"last_sequence", "late", b"late", "lines", b"lines", "model", b"model", "provenance", b"provenance", "reason", b"reason", "resume_token", b"resume_token", "revision", b"revision", "source_height_px", b"source_height_px", "source_width_px", b"source_width_px", "times", b"times", "traceparent", b"traceparent", "zones", b"zones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,12 +512,15 @@ class SubscribeRequest(_message.Message):
     FROM_TIME_NS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     FINAL_ONLY_FIELD_NUMBER: _builtins.int
+    LIVE_ONLY_FIELD_NUMBER: _builtins.int
     from_time_ns: _builtins.int
     """Nanoseconds since the Unix epoch, by storage time."""
     resume_token: _builtins.str
     """Goes on right after the result that carried it."""
     final_only: _builtins.bool
     """Leave out provisional results."""
+    live_only: _builtins.bool
+    """Leave out late results, as of the backlog after an outage."""
     @_builtins.property
     def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraRef]:
         """Empty means all cameras of the tenant."""
@@ -525,10 +532,11 @@ class SubscribeRequest(_message.Message):
         from_time_ns: _builtins.int = ...,
         resume_token: _builtins.str = ...,
         final_only: _builtins.bool = ...,
+        live_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "from_time_ns", b"from_time_ns", "resume_token", b"resume_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "final_only", b"final_only", "from", b"from", "from_time_ns", b"from_time_ns", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "final_only", b"final_only", "from", b"from", "from_time_ns", b"from_time_ns", "live_only", b"live_only", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_from: _TypeAlias = _typing.Literal["from_time_ns", "resume_token"]  # noqa: Y015
     _WhichOneofArgType_from: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
@@ -542,6 +550,7 @@ class SubscribeResponse(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """In a response without results: goes on from where the subscription stands, so that nothing is missed when
     the connection breaks before the first result. Results carry tokens of their own.
@@ -550,15 +559,20 @@ class SubscribeResponse(_message.Message):
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Result]:
         """One or several, in storage order; empty once at the start, when the subscription stands."""
 
+    @_builtins.property
+    def gap(self) -> Global___ResumeGap:
+        """Results that aged out of the stream before this subscription got to them; it goes on behind them."""
+
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___Result] | None = ...,
         resume_token: _builtins.str = ...,
+        gap: Global___ResumeGap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "results", b"results", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
