@@ -103,6 +103,10 @@ class Camera:
                 self._log.warning("fenced_out", reason="another worker wrote this camera's results")
             except* BusError as problems:
                 self._log.warning("hub_away", reason=str(problems.exceptions[0]))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A group whose member failed on the way out tells of that alone.
+                raise asyncio.CancelledError
             await asyncio.sleep(_RETRY_S)
 
     async def _session(self) -> None:

@@ -41,15 +41,23 @@ class SquareModel:
     """Finds what is bright; can be away, and counts how many pictures it saw."""
 
     def __init__(self) -> None:
-        self.seen = self.waiting = self.refused = 0
+        self.seen = self.waiting = self.refused = self.given_up = 0
+        self.takes_s = 0.0
         self.away = False
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def infer(self, images: NDArray[np.uint8]) -> _Rows:
+    async def infer(self, images: NDArray[np.uint8], *, within_s: float | None = None) -> _Rows:
         self.waiting += 1
-        await self.gate.wait()
-        self.waiting -= 1
+        try:
+            async with asyncio.timeout(within_s):
+                await self.gate.wait()
+                await asyncio.sleep(self.takes_s)
+        except TimeoutError:
+            self.given_up += 1
+            raise BusError("stand-in did not answer in time") from None
+        finally:
+            self.waiting -= 1
         if self.away:
             self.refused += 1
             raise BusError("stand-in is away")
