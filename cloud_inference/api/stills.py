@@ -57,6 +57,7 @@ class StillsService(still_pb2_grpc.StillsServicer):
                     StatusCode.NOT_FOUND,
                     f"no picture of {site}/{camera} is kept: it sends none, or was not heard of for long",
                 )
+            await hub.audit.viewed(caller.who, "view", [f"{site}/{camera}"])
             metrics.STILLS.inc()
             return await asyncio.to_thread(_response, request, look, hub.name, (site, camera))
 

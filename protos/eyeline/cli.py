@@ -15,7 +15,7 @@ import eyeline._quiet  # noqa: F401  # before anything that loads gRPC
 # isort: split
 import typer
 
-from eyeline import cli_export, errors, show
+from eyeline import cli_export, cli_report, cli_status, errors, show
 from eyeline.client import Client
 from eyeline.terminal import (
     DEFAULT_SERVER as _SERVER,
@@ -221,8 +221,11 @@ def devices(
     run(work())
 
 
+app.command()(cli_status.status)
+app.command()(cli_status.doctor)
 app.command()(cli_export.grab)
 app.command()(cli_export.export)
+app.command()(cli_report.report)
 app.add_typer(cli_export.sink_app, name="sink")
 
 

@@ -13,13 +13,13 @@ from eyeline.moments import format_duration, format_moment
 from eyeline.v1 import device_pb2
 from eyeline.values import Detections, ImageAnswer, Provenance, Result, Still
 
-_STYLES = {
+STYLES = {
     Provenance.CLOUD: "green",
     Provenance.EDGE: "cyan",
     Provenance.PROPAGATED: "blue",
     Provenance.DEGRADED: "yellow",
 }
-_STATE_STYLES = {
+STATE_STYLES = {
     device_pb2.CAMERA_STATE_LIVE: "green",
     device_pb2.CAMERA_STATE_FAILED: "red",
     device_pb2.CAMERA_STATE_RECONNECTING: "yellow",
@@ -34,7 +34,7 @@ def result_line(result: Result) -> Text:
     line.append(f"  #{result.sequence}")
     if result.frames > 1:
         line.append(f"-{result.last_sequence}")
-    line.append(f"  {result.provenance.name.lower()}", _STYLES[result.provenance])
+    line.append(f"  {result.provenance.name.lower()}", STYLES[result.provenance])
     if not result.final:
         line.append(" (provisional)", "dim")
     if result.late:
@@ -161,6 +161,13 @@ def stands_until(still: Still) -> int:
     return latest.proto.last_captured_ns if latest.last_sequence >= still.sequence else 0
 
 
+def state_name(camera: device_pb2.CameraStatus) -> str:
+    """Such as "live"."""
+    if camera.state not in device_pb2.CameraState.values():
+        return str(camera.state)
+    return device_pb2.CameraState.Name(camera.state).removeprefix("CAMERA_STATE_").lower()
+
+
 def device_object(device: device_pb2.Device) -> dict[str, Any]:
     """A device for JSON."""
     status = device.status
@@ -183,9 +190,7 @@ def device_object(device: device_pb2.Device) -> dict[str, Any]:
         "cameras": [
             {
                 "camera": camera.camera,
-                "state": device_pb2.CameraState.Name(camera.state).removeprefix("CAMERA_STATE_").lower()
-                if camera.state in device_pb2.CameraState.values()
-                else str(camera.state),
+                "state": state_name(camera),
                 "message": camera.message,
                 "frames_captured": camera.frames_captured,
                 "frames_sent": camera.frames_sent,
@@ -193,6 +198,12 @@ def device_object(device: device_pb2.Device) -> dict[str, Any]:
                 "frames_skipped": camera.frames_skipped,
                 "frames_dropped": dict(camera.frames_dropped),
                 "bytes_published": camera.bytes_published,
+                "rung": camera.rung,
+                "rung_reason": camera.rung_reason,
+                "source_bytes": camera.source_bytes,
+                "source_codec": camera.source_codec,
+                "jpeg_samples": camera.jpeg_samples,
+                "jpeg_sampled_bytes": camera.jpeg_sampled_bytes,
                 "capture_fps": round(camera.capture_fps, 2),
                 "size": [camera.width_px, camera.height_px],
                 "last_sequence": camera.last_sequence,
@@ -225,7 +236,7 @@ def device_table(devices: list[device_pb2.Device], now_ns: int) -> Table:
             if shown is None:
                 table.add_row(*first, Text("no cameras", "dim"))
                 continue
-            style = _STATE_STYLES.get(status.cameras[i].state, "")
+            style = STATE_STYLES.get(status.cameras[i].state, "")
             table.add_row(
                 *first,
                 Text(one_line(shown["camera"])),
