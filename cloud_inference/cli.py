@@ -22,7 +22,6 @@ from eyeline.errors import ConfigError, EyelineError
 app = typer.Typer(
     help="The cloud side of Eyeline.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

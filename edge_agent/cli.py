@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Eyeline edge agent: cameras in, answers out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 _service = typer.Typer(help="Run the agent as a system service.", no_args_is_help=True)
 app.add_typer(_service, name="service")

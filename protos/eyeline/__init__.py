@@ -11,7 +11,8 @@ What applications use is here: `Client`, `BlockingClient`, the values they retur
 - `bus`: connecting to NATS (needs `nats-py`, which the extras bring)
 - `log`: structured logging for our processes
 - `client`: the client SDK; `subscription`: its streams; `blocking`: the same for threads
-- `cli`: the `eyeline` command
+- `cli`: the `eyeline` command; `terminal`: what its parts have in common; `overview`, `doctor`, `reports`
+- `exports`: files for other tools; `sinks`: passing results on
 """
 
 from importlib import import_module

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cloud_inference import pki
 from cloud_inference.hub import LocalHub
@@ -232,3 +234,57 @@ async def test_status_fits_the_terminal(hub: LocalHub, columns: str) -> None:
         assert max(map(len, table)) <= int(columns)
         assert "yard/gate" in done.out
         assert "\x1b" not in done.out
+
+
+async def test_a_real_agent_whose_camera_is_missing_and_that_is_killed(hub: LocalHub, tmp_path: Path) -> None:
+    device = hub.tenant("acme").device("yard", "box1")
+    (tmp_path / "agent.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "tenant": "acme",
+                "site": "yard",
+                "device": "box1",
+                "state_dir": str(tmp_path / "state"),
+                "hub": {"url": hub.url, "creds_file": str(device.creds)},
+                "http": {"port": 0},
+                "detect": {"enabled": False},
+                "cameras": [
+                    {"name": "gate", "source": "pattern:64x48@10"},
+                    {"name": "gone", "source": "/nowhere/clip.mp4"},
+                ],
+            }
+        )
+    )
+    async with running_api(hub) as serving, Client(serving.address, "for-acme") as client:
+        tenant = serving.tenants.hubs["acme"]
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "edge_agent", "run", "--config", str(tmp_path / "agent.yaml"),
+            stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            async with a_worker(tenant.connection), working(tenant.connection):
+
+                async def answers() -> bool:
+                    return bool(await client.latest("yard/gate")) and await alive(client)
+
+                await eventually(answers, within_s=40)
+                env = {"EYELINE_TOKEN": "for-acme"}
+                _, found = await diagnosed(serving.address, **env)
+                assert "/nowhere/clip.mp4" in found["camera_failed"]["what"]
+                assert "device_silent" not in found
+                done = await run_eyeline("status", server=serving.address, **env)
+                gate, gone = (line for line in done.out.splitlines() if line.startswith("yard/"))
+                assert "live" in gate
+                assert "failed" in gone
+                agent.kill()
+                await agent.wait()
+
+                async def silent() -> bool:
+                    _, found = await diagnosed(serving.address, "--stale", "3s", **env)
+                    return {"device_silent", "camera_stale"} <= set(found)
+
+                await eventually(silent, within_s=40)
+        finally:
+            if agent.returncode is None:
+                agent.kill()
+                await agent.wait()

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "cloud-inference token": "tests/integration/test_security.py",
     "cloud-inference local --tls": "tests/integration/test_security.py",
     "eyeline --help": "tests/unit/test_cli.py",
+    "eyeline sink": "tests/integration/test_sinks.py",
 }
 
 
@@ -87,7 +88,7 @@ async def stop(process: asyncio.subprocess.Process) -> int:
 
 
 def test_every_command_is_tried_somewhere() -> None:
-    tried = {*INSTALL, *CLOUD, *AGENT, *MODEL}
+    tried = {*INSTALL, *CLOUD, *AGENT, *EVERYDAY, *MODEL}
     assert [line for line in commands() if line not in tried and not line.startswith(tuple(ELSEWHERE))] == []
     assert [line for line in tried if line not in commands()] == []
 
@@ -101,6 +102,13 @@ AGENT = (
     "edge-agent init --join front-door.creds --camera front=rtsp://user@192.0.2.7/stream1",
     "edge-agent check --config edge-agent.yaml",
     "edge-agent run --config edge-agent.yaml",
+)
+EVERYDAY = (
+    "eyeline status",
+    "eyeline doctor",
+    "eyeline report --since 1h --out report.html",
+    "eyeline grab default/front --out front.jpg",
+    "eyeline export coco --from 1h --out results.json",
 )
 MODEL = (
     "cloud-inference models import yolox_nano.onnx --name my-detector --into models",
@@ -141,6 +149,11 @@ async def test_from_an_empty_folder_to_the_first_answers(tmp_path: Path) -> None
                 answers = [await anext(subscription) for _ in range(20)]
                 await subscription.aclose()
             assert {answer.camera for answer in answers} == {"front"}
+            for line in EVERYDAY:
+                said = await cloud_shell.run(f"EYELINE_SERVER=127.0.0.1:{api} {line}")
+                assert "front" in said
+            assert (tmp_path / "front.jpg").read_bytes().startswith(b"\xff\xd8")
+            assert "default/front" in (tmp_path / "report.html").read_text()
         finally:
             assert await stop(agent) == 0
     finally:

@@ -89,7 +89,7 @@ def _traffic(report: Report) -> str:
                 f"{camera.frames:,}",
                 f"{camera.sent:,}",
                 _bytes(sent),
-                f"{sent / camera.frames:,.0f}" if camera.frames else "-",
+                _per_frame(sent, camera.frames),
                 _cost(camera.jpeg, sent),
                 _cost(camera.video, sent),
                 _text(camera.rung) or "-",
@@ -292,6 +292,12 @@ def _sum(costs: list[Cost | None]) -> Cost | None:
     if not known:
         return None
     return Cost(sum(c.bytes for c in known), "", measured=all(c.measured for c in known))
+
+
+def _per_frame(sent: float, frames: int) -> str:
+    if not frames:
+        return "-"
+    return f"{sent / frames:,.0f}" if sent >= 10 * frames else f"{sent / frames:.1f}"
 
 
 def _cost(cost: Cost | None, sent: float) -> str:
