@@ -80,7 +80,8 @@ def report(
             "bytes": round(sum(camera.wire_bytes for camera in made.cameras)),
         }
         Output(as_json).item(
-            lambda: told, lambda: f"{out}: {told['frames']} frames of {told['cameras']} cameras"
+            lambda: told,
+            lambda: f"{out}: {told['frames']} frames, {', '.join(camera.name for camera in made.cameras)}",
         )
         return OK
 

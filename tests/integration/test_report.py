@@ -113,7 +113,7 @@ async def test_the_command(tmp_path: Path) -> None:
         out = tmp_path / "r.html"
         since = ("--since", "2025-10-09T08:53:20Z", "--to", "2025-10-09T09:53:20Z", "--out", str(out))
         done = await run_eyeline("report", *since, server=api.address)
-        assert (done.status, done.out) == (0, f"{out}: 36000 frames of 1 cameras\n"), done.err
+        assert (done.status, done.out) == (0, f"{out}: 36000 frames, yard/gate\n"), done.err
         assert out.read_text().startswith("<!doctype html>")
         nothing = await run_eyeline("report", "--since", "1s", "--out", str(out), server=api.address)
         assert (nothing.status, nothing.err) == (1, "no results in that time\n")
