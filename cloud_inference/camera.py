@@ -23,7 +23,9 @@ from cloud_inference import metrics
 from cloud_inference.answer import Answers, Pending, Seen, captured_ns
 from cloud_inference.answered import Answered, EpochKey, epoch_key
 from cloud_inference.consume import Intake, Kind, Source, Work
+from cloud_inference.counting import Counter
 from cloud_inference.decode import CannotDecode, ChainDecoder
+from cloud_inference.drawings import Drawings
 from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import DEADLINE, Inference
 from cloud_inference.store import FencedOut, ResultLog, Stored
@@ -88,9 +90,13 @@ class _LaneState:
 class Camera:
     """Answers one camera's frames until cancelled."""
 
-    def __init__(self, shared: Shared, bus: Bus, site: str, camera: str) -> None:
+    def __init__(
+        self, shared: Shared, bus: Bus, site: str, camera: str, drawings: Drawings | None = None
+    ) -> None:
+        """drawings: where zones and lines come from; without them, nothing is counted."""
         self._shared, self._bus = shared, bus
         self._site, self._camera = site, camera
+        self._drawings = drawings
         self._log = _log.bind(tenant=bus.tenant, site=site, camera=camera)
         self._keyframe_asked_s = 0.0
 
@@ -179,6 +185,10 @@ class Camera:
             else:
                 return
 
+    def drawn(self, device: str) -> device_pb2.DesiredCamera | None:
+        """What is drawn on this camera's picture, as captured by that device."""
+        return self._drawings.of(self._site, device, self._camera) if self._drawings is not None else None
+
     @property
     def parts(self) -> tuple[Shared, Bus, str, str]:
         """Shared parts, bus, site and camera."""
@@ -211,8 +221,10 @@ class _Session:
             mode=self._shared.propagate,
             is_late=self._is_late,
         )
+        self._counter = Counter()
         for result in stored.results:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
+            self._counter.restore(result, owner.drawn(result.device))
         self._load = CameraLoad(self._bus.tenant)
         most = self._shared.max_in_flight
         # By whether it is late: the backlog leaves room for the live picture.
@@ -438,6 +450,8 @@ class _Session:
             for work in collected.done:
                 self._note(work)
             if collected.results:
+                for result in collected.results:
+                    self._counter.count(result, self._owner.drawn(result.device))
                 await self._log.write(collected.results, self._checkpoint())
                 self._count(collected.results)
             await self._log.purge_frames(self._keep_from())

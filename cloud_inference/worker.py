@@ -16,6 +16,7 @@ from cloud_inference import streams, traces
 from cloud_inference.calibrator import Calibrator, LiveFirst
 from cloud_inference.camera import Bus, Camera, Shared
 from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.drawings import Drawings
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
 from cloud_inference.track import Tracks
@@ -111,11 +112,12 @@ async def _serve(
     try:
         js = connection.jetstream(timeout=2)
         tenant_bus = Bus(tenant.name, connection, js)
+        drawings = Drawings(connection, js)
         ownership = Ownership(
             tenant_bus,
             shared.worker,
             lease_s=settings.worker.lease_s,
-            work=lambda site, camera: Camera(shared, tenant_bus, site, camera).run(),
+            work=lambda site, camera: Camera(shared, tenant_bus, site, camera, drawings).run(),
         )
         said = waiting = True
         while True:
@@ -125,6 +127,7 @@ async def _serve(
                     waiting = False
                     ready.waiting_tenants -= 1
                     _log.info("worker_ready", tenant=tenant.name, worker=shared.worker)
+                    background.add(asyncio.create_task(drawings.run()))
                     if scoring is not None:
                         calibrator = Calibrator(
                             tenant_bus, shared.card, *scoring, propagate=shared.propagate, owns=ownership.owns

@@ -422,6 +422,8 @@ class Agent:
             source_codec=stats.info.codec if stats.info is not None and stats.yardstick.source_bytes else "",
             jpeg_samples=stats.yardstick.jpeg_samples,
             jpeg_sampled_bytes=stats.yardstick.jpeg_bytes,
+            budget_kbit_s=self.settings.encode.budget_kbit_s,
+            masks=camera.pipeline.masks,
         )
 
     # Health; called from the HTTP server's threads

@@ -208,6 +208,11 @@ class CameraPipeline:
         return self._scene.fingerprint()
 
     @property
+    def masks(self) -> int:
+        """How many masks are in force: the device's own, and those that the cloud wants."""
+        return self._redactor.masks
+
+    @property
     def redaction_problem(self) -> str:
         """Why no pixels leave, in one line; empty while they do, or while nothing is to be hidden."""
         return self._redact_health.problem

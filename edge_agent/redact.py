@@ -87,6 +87,11 @@ class Redactor:
         self._look_ns: int | None = None
 
     @property
+    def masks(self) -> int:
+        """How many masks are in force."""
+        return len(self._settings.masks)
+
+    @property
     def active(self) -> bool:
         """Whether anything is hidden at all."""
         return self._settings.active

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from grpc import StatusCode
@@ -24,6 +25,9 @@ _PAGE_DEFAULT, _PAGE_MOST = 100, 1000
 _MAX_CAMERAS = 256
 _MAX_MASKS = 100
 _MAX_POINTS = 1000
+# Zones, and lines, of one camera.
+_MAX_COUNTED = 32
+_MAX_NAME = 64
 # Against others who write the same configuration.
 _ATTEMPTS = 5
 # Of fields that are set.
@@ -218,7 +222,7 @@ def _check(desired: device_pb2.DesiredConfig) -> None:
             subjects.check_token(camera.camera, "camera")
         except InvalidName as problem:
             raise Refusal(StatusCode.INVALID_ARGUMENT, str(problem)) from None
-        _check_masks(camera)
+        _check_drawn(camera)
         given = {field.name: value for field, value in camera.ListFields()}
         for name, (low, high) in _LIMITS.items():
             if name in given and not low <= given[name] <= high:
@@ -227,23 +231,34 @@ def _check(desired: device_pb2.DesiredConfig) -> None:
                 )
 
 
-def _check_masks(camera: device_pb2.DesiredCamera) -> None:
-    """Raise `Refusal` for masks that are no polygons inside the picture."""
-    if len(camera.masks) > _MAX_MASKS:
-        raise Refusal(
-            StatusCode.INVALID_ARGUMENT,
-            f"camera {camera.camera}: {len(camera.masks)} masks, at most {_MAX_MASKS} are allowed",
-        )
-    for number, mask in enumerate(camera.masks, 1):
-        if not 3 <= len(mask.points) <= _MAX_POINTS:
-            raise Refusal(
-                StatusCode.INVALID_ARGUMENT,
-                f"camera {camera.camera}: mask {number} has {len(mask.points)} points, "
-                f"3 to {_MAX_POINTS} are allowed",
-            )
-        if not all(0 <= value <= 1 for point in mask.points for value in (point.x, point.y)):
-            raise Refusal(
-                StatusCode.INVALID_ARGUMENT,
-                f"camera {camera.camera}: mask {number} has a point outside 0 to 1, which are fractions of "
-                "width and height",
-            )
+def _check_drawn(camera: device_pb2.DesiredCamera) -> None:
+    """Raise `Refusal` for masks and zones that are no polygons inside the picture, and for such lines."""
+    drawn: dict[str, list[tuple[str, Sequence[device_pb2.MaskPoint]]]] = {
+        "mask": [(it.name, it.points) for it in camera.masks],
+        "zone": [(it.name, it.points) for it in camera.zones],
+        "line": [(it.name, [it.start, it.end]) for it in camera.lines],
+    }
+    for kind, shapes in drawn.items():
+        most = _MAX_MASKS if kind == "mask" else _MAX_COUNTED
+        if len(shapes) > most:
+            raise _bad(camera, f"{len(shapes)} {kind}s, at most {most} are allowed")
+        for number, (name, points) in enumerate(shapes, 1):
+            what = f"{kind} {number}"
+            if kind != "line" and not 3 <= len(points) <= _MAX_POINTS:
+                raise _bad(camera, f"{what} has {len(points)} points, 3 to {_MAX_POINTS} are allowed")
+            if not all(0 <= value <= 1 for point in points for value in (point.x, point.y)):
+                raise _bad(
+                    camera, f"{what} has a point outside 0 to 1, which are fractions of width and height"
+                )
+            if len(name) > _MAX_NAME or not name.isprintable() or (kind != "mask" and not name.strip()):
+                raise _bad(camera, f"{what} must be named with 1 to {_MAX_NAME} printable characters")
+        names = [name for name, _ in shapes]
+        if kind != "mask" and len(set(names)) < len(names):
+            raise _bad(camera, f"two {kind}s have the same name")
+    for line in camera.lines:
+        if line.start == line.end:
+            raise _bad(camera, f"line {line.name!r} starts where it ends")
+
+
+def _bad(camera: device_pb2.DesiredCamera, problem: str) -> Refusal:
+    return Refusal(StatusCode.INVALID_ARGUMENT, f"camera {camera.camera}: {problem}")

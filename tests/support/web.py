@@ -20,17 +20,16 @@ from tests.support.eventually import eventually
 
 @contextlib.asynccontextmanager
 async def running_web(
-    hub: LocalHub, *, tenants: tuple[str, ...] = ("acme", "globex"), open_to_all: bool = False, **api: Any
+    hub: LocalHub, *, open_to_all: bool = False, port: int = 0, **api: Any
 ) -> AsyncIterator[str]:
     """Hub, API and page, the page's address; tokens as the API's. open_to_all: for `acme`, without tokens."""
     if open_to_all:
-        async with open_api(hub) as (chosen, address), _page(chosen, address) as url:
+        async with open_api(hub) as (chosen, address), _page(chosen, address, port) as url:
             yield url
         return
     async with running_api(hub, **api) as serving:
         chosen = settings(hub, **api).model_dump(exclude_unset=True)
-        chosen["hub"]["tenants"] = [it for it in chosen["hub"]["tenants"] if it["name"] in tenants]
-        async with _page(chosen, serving.address) as url:
+        async with _page(chosen, serving.address, port) as url:
             yield url
 
 
@@ -49,8 +48,8 @@ async def open_api(hub: LocalHub) -> AsyncIterator[tuple[dict[str, Any], str]]:
 
 
 @contextlib.asynccontextmanager
-async def _page(chosen: dict[str, Any], address: str) -> AsyncIterator[str]:
-    chosen = {**chosen, "web": {"port": 0, "api": address, "stills_fps": 10}}
+async def _page(chosen: dict[str, Any], address: str, port: int) -> AsyncIterator[str]:
+    chosen = {**chosen, "web": {"port": port, "api": address, "stills_fps": 10}}
     async with serve(CloudSettings.model_validate(chosen)) as page:
         yield page.url
 

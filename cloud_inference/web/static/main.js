@@ -8,7 +8,7 @@ import { login } from "./login.js";
 import { Store } from "./store.js";
 import { Wall } from "./wall.js";
 
-const UPDATE_MS = 250;
+const UPDATE_MS = 200;
 const HIDDEN_MS = 5000;
 
 const main = document.getElementById("main");

@@ -1,7 +1,7 @@
 // What is known of every camera and device, and what state that amounts to.
 
 const KEPT = 400;
-const STALE_MS = 2500;
+const STALE_MS = 2400;
 const RATE_MS = 10_000;
 
 /** A camera as the page knows it. */
@@ -12,8 +12,8 @@ export class Camera {
     this.bySequence = new Map();
     this.epoch = "";
     this.newest = null;
-    this.arrived = -Infinity;   // of the newest answer, on this page's clock
-    this.gaps = [];             // between arrivals, the last few
+    this.lag = Infinity;        // from capture to here at its shortest; the clocks' difference is in it
+    this.gaps = [];             // how old the picture had become when the next answer came, the last few
     this.idleSince = 0;
     this.status = null;
     this.device = null;
@@ -42,23 +42,27 @@ export class Camera {
       this.degraded.set(answer.reason, (this.degraded.get(answer.reason) || 0) + frames);
     }
     if (this.newest && answer.last <= this.newest.last) return;
+    this.#arrive(answer, arrived);
     if (!answer.idle) this.idleSince = 0;
     else if (!this.idleSince) this.idleSince = answer.captured;
     this.newest = answer;
-    this.#arrive(arrived);
   }
 
-  #arrive(arrived) {
-    const gap = arrived - this.arrived;
+  #arrive(answer, arrived) {
+    const gap = this.age(arrived);
     // Answers that travel together are one arrival; after a silence, the rhythm is a new one.
-    if (gap > 50 && gap < 20_000) this.gaps = [...this.gaps.slice(-9), gap];
-    this.arrived = arrived;
+    if (gap > 100 && gap < 20_000) this.gaps = [...this.gaps.slice(-9), gap];
+    // Clocks drift, and routes change: the shortest way is forgotten slowly.
+    this.lag = Math.min(this.lag + 0.2, arrived - answer.last_captured);
   }
 
-  /** Silent for so long is stale: longer only for a camera that is known to answer more rarely. */
+  /** How much older the newest answered frame is than it has to be, whatever the device's clock says, in ms. */
+  age(now) { return this.newest ? now - this.newest.last_captured - this.lag : Infinity; }
+
+  /** Older than that is stale: more only for a camera that is known to answer more rarely. */
   get patience() {
     const usual = [...this.gaps].sort((a, b) => a - b)[Math.floor(this.gaps.length * 0.8)] || 0;
-    return Math.min(Math.max(STALE_MS, usual * 1.7), 90_000);
+    return Math.min(Math.max(STALE_MS, usual * 1.6), 90_000);
   }
 
   /** The answer for a frame, whether it stands alone or in a range. */
@@ -119,7 +123,7 @@ export class Camera {
 
   /** One word for the whole, and since when (ms ago). */
   state(now, connected) {
-    const silent = now - this.arrived;
+    const silent = this.age(now);
     const said = this.status?.state;
     if (!connected) return { kind: "lost", silent };
     if (!this.newest) return { kind: "waiting", silent };

@@ -1,0 +1,277 @@
+"""The page in a real browser: pictures with boxes on them, what stale looks like, keys, and who sees what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from cloud_inference import streams
+from cloud_inference.config import StreamSettings
+from cloud_inference.hub import LocalHub
+from eyeline.v1 import device_pb2
+from tests.support.access import Issuer
+from tests.support.chromium import chromium, watched
+from tests.support.eventually import eventually
+from tests.support.servers import cloud_client
+from tests.support.web import running_web
+from tests.support.web_scene import SOURCE, Scene, box
+
+pytestmark = pytest.mark.long
+
+# As a browser without WebCodecs, or a page that may not use it.
+NO_DECODER = "delete window.VideoDecoder"
+
+# What is on the stage at this very moment: the picture's bright square, and the box that is drawn, both in
+# source pixels. Of the box: its outline's outermost pixels on lines through where its middle should be.
+MEASURE = """([camera, source]) => {
+  const find = (place) => document.querySelector(place);
+  const stage = find(`[data-camera="${camera}"] .stage`) || find('.stage');
+  const [picture, boxes] = stage.querySelectorAll('canvas');
+  const sequence = Number(picture.dataset.sequence);
+  if (!sequence || boxes.dataset.sequence !== picture.dataset.sequence) return null;
+  const bright = (() => {
+    const { width, height } = picture;
+    const { data } = picture.getContext('2d').getImageData(0, 0, width, height);
+    let [x1, y1, x2, y2] = [Infinity, Infinity, -1, -1];
+    for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) {
+      if (data[4 * (y * width + x)] < 150) continue;
+      [x1, y1, x2, y2] = [Math.min(x1, x), Math.min(y1, y), Math.max(x2, x + 1), Math.max(y2, y + 1)];
+    }
+    return [x1 * source[0] / width, y1 * source[1] / height, x2 * source[0] / width, y2 * source[1] / height];
+  })();
+  const shown = boxes.getBoundingClientRect();
+  const [sx, sy] = [boxes.width / source[0], boxes.height / source[1]];
+  const left = 8 + 4 * (sequence % 40);
+  const ink = (data, at) => data[at + 3] > 200 && Math.max(data[at], data[at + 1], data[at + 2]) > 120;
+  const row = boxes.getContext('2d').getImageData(0, Math.round(90 * sy), boxes.width, 1).data;
+  const found = [...Array(boxes.width).keys()].filter((x) => ink(row, 4 * x));
+  const middle = Math.round((left + 34) * sx);
+  const column = boxes.getContext('2d').getImageData(middle, 0, 1, boxes.height).data;
+  const near = (y) => y > 55 * sy && y < 125 * sy;
+  const rows = [...Array(boxes.height).keys()].filter((y) => ink(column, 4 * y) && near(y));
+  return { sequence, bright, box: [found[0] / sx, rows[0] / sy, found.at(-1) / sx, rows.at(-1) / sy],
+    perSource: shown.width / source[0] };
+}"""
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+async def js(hub: LocalHub) -> AsyncIterator[Any]:
+    """JetStream of `acme`, with its streams."""
+    client = await cloud_client(hub)
+    made = client.jetstream(timeout=5)
+    await streams.ensure(made, StreamSettings())
+    yield made
+    await client.close()
+
+
+async def measured(page: Page, camera: str) -> dict[str, Any]:
+    return dict(await eventually(lambda: page.evaluate(MEASURE, [camera, list(SOURCE)])))
+
+
+def tile(page: Page, camera: str) -> Any:
+    return page.locator(f'.tile[data-camera="{camera}"]')
+
+
+@pytest.mark.parametrize(("how", "script"), [("video", ""), ("stills", NO_DECODER)])
+async def test_boxes_move_with_the_picture(
+    hub: LocalHub, js: Any, browser: Browser, how: str, script: str
+) -> None:
+    """By both ways to a picture: what is drawn is the stored answer of the very frame shown, within 2 px."""
+    scene = Scene(js, ["gate"])
+    async with (
+        running_web(hub, open_to_all=True) as url,
+        scene.playing(),
+        watched(browser, script=script) as seen,
+    ):
+        await seen.page.goto(url)
+        sequences = set()
+        for _ in range(6):
+            shown = await measured(seen.page, "yard/gate")
+            sequence = shown["sequence"]
+            sequences.add(sequence)
+            stored = box(sequence)
+            for drawn, wanted in zip(shown["box"], stored, strict=True):
+                assert abs(drawn - wanted) * shown["perSource"] <= 2, (shown, stored)
+            # The square itself, which was scaled and coded, is where the box says.
+            for pixel, wanted in zip(shown["bright"], stored, strict=True):
+                assert abs(pixel - wanted) <= 4, (shown, stored)
+            await eventually(
+                lambda last=sequence: seen.page.evaluate(  # type: ignore[misc]
+                    "last => Number(document.querySelector('.picture').dataset.sequence) > last", last
+                )
+            )
+        assert len(sequences) == 6
+        decoding = await seen.page.evaluate("window.eyeline.page.views[0].how")
+        assert decoding == how
+        assert seen.problems == []
+
+
+async def test_stale_and_unchanged_look_different(hub: LocalHub, js: Any, browser: Browser) -> None:
+    """Each within 3 s, by a word and by looks; and back again."""
+    scene = Scene(js, ["busy", "calm", "dead"])
+    scene.dropped = {"spool_full": 12}
+    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+        page = seen.page
+        await page.goto(url)
+        for name in scene.devices:
+            await expect(tile(page, f"yard/{name}")).to_have_attribute("data-state", "live")
+            await measured(page, f"yard/{name}")
+        await expect(tile(page, "yard/busy")).to_contain_text("12 dropped: spool full")
+        await expect(tile(page, "yard/busy")).to_contain_text("h264 128px crf20 5fps")
+        await expect(tile(page, "yard/busy")).to_contain_text("of 8.0 KB/s")
+        scene.idle.add("calm")
+        scene.quiet.add("dead")
+        await expect(tile(page, "yard/dead")).to_have_attribute("data-state", "stale", timeout=3000)
+        await expect(tile(page, "yard/dead").locator(".chip")).to_have_text(re.compile("Stale [23] s"))
+        await expect(tile(page, "yard/calm")).to_have_attribute("data-state", "idle")
+        await expect(tile(page, "yard/calm").locator(".chip")).to_have_text(re.compile(r"Unchanged \d+ s"))
+        looks = "it => getComputedStyle(it.querySelector('.picture')).filter"
+        assert "grayscale" in await tile(page, "yard/dead").evaluate(looks)
+        assert await tile(page, "yard/calm").evaluate(looks) == "none"
+        assert await tile(page, "yard/busy").evaluate(looks) == "none"
+        await expect(page.get_by_role("button", name="Needs attention 1")).to_be_visible()
+        await page.get_by_role("button", name="Needs attention 1").click()
+        await expect(page.locator(".tile:visible")).to_have_count(1)
+        scene.quiet.clear()
+        await expect(tile(page, "yard/dead")).to_have_attribute("data-state", "live")
+        assert seen.problems == []
+
+
+async def test_by_keys_alone(hub: LocalHub, js: Any, browser: Browser) -> None:
+    """From the top of the page to a camera, a drawn mask in the desired configuration, the past, and back."""
+    scene = Scene(js, ["cam1", "cam2", "cam3"])
+    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+        page, press = seen.page, seen.page.keyboard.press
+        await page.goto(url)
+        await measured(page, "yard/cam3")
+        await press("Tab")
+        await expect(page.locator(".skip")).to_be_focused()
+        await press("Enter")
+        await expect(page.locator("main")).to_be_focused()
+        for _ in range(3):
+            await press("Tab")
+        await expect(tile(page, "yard/cam1").locator("a")).to_be_focused()
+        await press("ArrowRight")
+        await expect(tile(page, "yard/cam2").locator("a")).to_be_focused()
+        await press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("yard / cam2")
+        await page.get_by_role("button", name="Draw mask").focus()
+        await press("Enter")
+        await expect(page.get_by_role("application")).to_be_focused()
+        for keys in (["Space"], ["Shift+ArrowRight", "Space"], ["Shift+ArrowDown", "Space"], ["Enter"]):
+            for key in keys:
+                await press(key)
+        await expect(page.get_by_role("button", name="Save")).to_be_focused()
+        await press("Enter")
+        bucket = await js.key_value("DESIRED")
+
+        async def stored() -> Any:
+            entry = await bucket.get("yard.box1")
+            return device_pb2.DesiredConfig.FromString(entry.value)
+
+        await expect(page.locator(".force")).to_contain_text("Waiting for the device")
+        (wanted,) = (await stored()).cameras
+        assert wanted.camera == "cam2"
+        points = [(round(it.x, 2), round(it.y, 2)) for it in wanted.masks[0].points]
+        assert points == [(0.5, 0.5), (0.6, 0.5), (0.6, 0.6)]
+        slider = page.get_by_role("slider")
+        await slider.focus()
+        await expect(page.locator("output")).to_have_text("Live")
+        for _ in range(4):
+            await press("ArrowLeft")
+        await expect(page.locator(".past")).to_be_visible()
+        await expect(page.locator(".past")).not_to_be_empty()
+        await press("End")
+        await expect(page.locator("output")).to_have_text("Live")
+        await expect(page.locator(".past")).to_be_hidden()
+        await page.get_by_role("link", name="Back to all cameras").focus()
+        await press("Enter")
+        await expect(page.locator(".tile")).to_have_count(3)
+        assert seen.problems == []
+
+
+async def test_the_past_shows_what_was_answered(hub: LocalHub, js: Any, browser: Browser) -> None:
+    """Scrubbed back, the box is the stored one of that moment, on its picture while that is kept."""
+    scene = Scene(js, ["gate"])
+    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+        page = seen.page
+        await page.goto(f"{url}#/camera/yard/gate")
+        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
+        await measured(page, "yard/gate")
+        await page.get_by_role("slider").fill("985")
+        await expect(page.locator(".past")).to_have_text(re.compile(r"^\d.*\d( [AP]M)?$"))  # with its picture
+        again = await page.evaluate("Number(document.querySelector('.boxes').dataset.sequence)")
+        assert 0 < again < scene.devices["gate"].sequence - 10
+        await page.evaluate("it => { document.querySelector('.picture').dataset.sequence = it }", str(again))
+        shown = await measured(page, "")
+        for drawn, pixel, wanted in zip(shown["box"], shown["bright"], box(again), strict=True):
+            assert abs(drawn - wanted) * shown["perSource"] <= 2
+            assert abs(pixel - wanted) <= 4
+        await page.get_by_role("button", name="Next answer").click()
+        await expect(page.locator(".boxes")).to_have_attribute("data-sequence", str(again + 1))
+        await page.get_by_role("button", name="Live", exact=True).click()
+        await expect(page.locator(".past")).to_be_hidden()
+        assert seen.problems == []
+
+
+async def test_a_viewer_logs_in_and_sees_their_cameras(
+    hub: LocalHub, js: Any, browser: Browser, tmp_path: Path
+) -> None:
+    """A token in, their one camera shown, no drawing without leave, nothing left after logging out."""
+    issuer, scene = Issuer(tmp_path), Scene(js, ["gate", "dock"])
+    async with (
+        running_web(hub, token_keys=[str(issuer.public)]) as url,
+        scene.playing(),
+        watched(browser) as seen,
+    ):
+        page = seen.page
+        await page.goto(url)
+        await page.get_by_label("Access token").fill("not a token")
+        await page.get_by_role("button", name="Log in").click()
+        await expect(page.get_by_role("alert")).to_have_text("this is not a token of ours")
+        await page.get_by_label("Access token").fill(issuer.token(cameras=["yard/gate"], methods=["read"]))
+        await page.get_by_role("button", name="Log in").click()
+        await measured(page, "yard/gate")
+        await expect(page.locator(".tile")).to_have_count(1)
+        assert await page.evaluate("document.cookie") == ""
+        await page.goto(f"{url}#/camera/yard/dock")
+        await expect(page.locator(".chip")).to_have_text("Waiting")
+        await page.goto(f"{url}#/camera/yard/gate")
+        await expect(page.get_by_role("button", name="Draw mask")).to_have_count(0)
+        await page.goto(f"{url}#/fleet")
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(page.locator("tbody")).not_to_contain_text("dock")
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_label("Access token")).to_be_visible()
+        assert await page.context.cookies() == []
+    # What the browser itself says of the answers 401 and 403 on the way.
+    assert all("401" in problem or "403" in problem for problem in seen.problems), seen.problems
+
+
+async def test_a_server_that_goes_away_is_said_and_comes_back(
+    hub: LocalHub, js: Any, browser: Browser
+) -> None:
+    """The page never shows an old picture as if it were live."""
+    scene = Scene(js, ["gate"])
+    async with scene.playing(), watched(browser) as seen:
+        page = seen.page
+        async with running_web(hub, open_to_all=True) as url:
+            port = int(url.rstrip("/").rpartition(":")[2])
+            await page.goto(url)
+            await measured(page, "yard/gate")
+        await expect(tile(page, "yard/gate")).to_have_attribute("data-state", "lost", timeout=3000)
+        await expect(page.locator(".trouble")).to_contain_text("Connection lost")
+        async with running_web(hub, open_to_all=True, port=port):
+            await expect(tile(page, "yard/gate")).to_have_attribute("data-state", "live")
+            await expect(page.locator(".trouble")).to_be_hidden()

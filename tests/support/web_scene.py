@@ -1,0 +1,119 @@
+"""Cameras whose pictures and answers are known exactly: a bright square, and a box around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from eyeline.subjects import result_subject, status_subject
+from eyeline.v1 import detection_pb2, device_pb2, frame_pb2, result_pb2
+from tests.support.simulated import HEIGHT, WIDTH, Device, publish
+
+SOURCE = 2 * WIDTH, 2 * HEIGHT
+
+
+def box(sequence: int) -> tuple[float, float, float, float]:
+    """Where the square of that frame is, in source pixels: see `simulated.picture`."""
+    left = 4 + 2 * (sequence % 40)
+    return 2 * left, 60, 2 * (left + 24), 120
+
+
+class Scene:
+    """Cameras of device `yard/box1` of `acme`, as an agent and a worker would write them.
+
+    quiet: cameras that nothing comes from; idle: those with nothing new.
+    """
+
+    def __init__(self, js: Any, cameras: Sequence[str], *, fps: float = 5) -> None:
+        self._js, self._interval_s = js, 1 / fps
+        self.devices = {name: Device(device="box1", camera=name) for name in cameras}
+        self.quiet: set[str] = set()
+        self.idle: set[str] = set()
+        self.dropped: dict[str, int] = {}
+
+    @contextlib.asynccontextmanager
+    async def playing(self) -> AsyncIterator[None]:
+        """Until the context ends."""
+        playing = asyncio.create_task(self.run())
+        try:
+            yield
+        finally:
+            playing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await playing
+
+    async def run(self) -> None:
+        turn = 0
+        while True:
+            began = time.monotonic()
+            for name, device in self.devices.items():
+                if name not in self.quiet:
+                    await self._frame(device, idle=name in self.idle)
+            if turn % 5 == 0:
+                await self._js.publish(status_subject("yard", "box1"), self._status())
+            turn += 1
+            await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
+
+    async def _frame(self, device: Device, *, idle: bool) -> None:
+        if idle:
+            device.sequence += 1
+        else:
+            await publish(self._js, device.frames(1))
+        now, sequence = time.time_ns(), device.sequence
+        x1, y1, x2, y2 = box(sequence)
+        found = detection_pb2.Detection(
+            class_name="square",
+            score=0.9,
+            track_id=7,
+            box=detection_pb2.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2),
+        )
+        made = result_pb2.Result(
+            key=result_pb2.FrameKey(
+                tenant="acme", site="yard", camera=device.camera, epoch=device.epoch, sequence=sequence
+            ),
+            last_sequence=sequence,
+            revision=1000,
+            final=True,
+            provenance=result_pb2.PROVENANCE_PROPAGATED if idle else result_pb2.PROVENANCE_CLOUD,
+            detections=[found],
+            times=result_pb2.StageTimes(captured_ns=now - 120_000_000, answered_ns=now),
+            last_captured_ns=now - 120_000_000,
+            source_width_px=SOURCE[0],
+            source_height_px=SOURCE[1],
+            gate_reason=frame_pb2.GATE_REASON_IDLE if idle else frame_pb2.GATE_REASON_MOTION,
+            lane=frame_pb2.LANE_LIVE,
+            device="box1",
+        )
+        batch = result_pb2.ResultBatch(schema_major=1, results=[made])
+        await self._js.publish(result_subject("yard", device.camera), batch.SerializeToString())
+
+    def _status(self) -> bytes:
+        cameras = [
+            device_pb2.CameraStatus(
+                camera=name,
+                state=device_pb2.CAMERA_STATE_LIVE,
+                frames_captured=device.sequence,
+                frames_sent=device.sequence,
+                frames_dropped=self.dropped,
+                bytes_published=device.sequence * 800,
+                capture_fps=1 / self._interval_s,
+                width_px=SOURCE[0],
+                height_px=SOURCE[1],
+                rung="h264 128px crf20 5fps",
+                budget_kbit_s=64,
+            )
+            for name, device in self.devices.items()
+        ]
+        return device_pb2.DeviceStatus(
+            schema_major=1,
+            site="yard",
+            device="box1",
+            agent_version="0.1.0",
+            reported_ns=time.time_ns(),
+            hub_connected=True,
+            cameras=cameras,
+            resident_bytes=90 << 20,
+        ).SerializeToString()
