@@ -31,6 +31,7 @@ NO_DECODER = "delete window.VideoDecoder"
 MEASURE = """([camera, source]) => {
   const find = (place) => document.querySelector(place);
   const stage = find(`[data-camera="${camera}"] .stage`) || find('.stage');
+  if (!stage) return null;
   const [picture, boxes] = stage.querySelectorAll('canvas');
   const sequence = Number(picture.dataset.sequence);
   if (!sequence || boxes.dataset.sequence !== picture.dataset.sequence) return null;
@@ -52,7 +53,7 @@ MEASURE = """([camera, source]) => {
   const found = [...Array(boxes.width).keys()].filter((x) => ink(row, 4 * x));
   const middle = Math.round((left + 34) * sx);
   const column = boxes.getContext('2d').getImageData(middle, 0, 1, boxes.height).data;
-  const near = (y) => y > 55 * sy && y < 125 * sy;
+  const near = (y) => y > 57.5 * sy && y < 123 * sy; // below the label
   const rows = [...Array(boxes.height).keys()].filter((y) => ink(column, 4 * y) && near(y));
   return { sequence, bright, box: [found[0] / sx, rows[0] / sy, found.at(-1) / sx, rows.at(-1) / sy],
     perSource: shown.width / source[0] };
