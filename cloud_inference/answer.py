@@ -27,7 +27,7 @@ _MAX_STEPS = 2.0
 
 @dataclass(slots=True)
 class Seen:
-    """What the model saw, in source pixels, and when each stage was passed (nanoseconds)."""
+    """What a model saw, in source pixels, and when each stage was passed (nanoseconds)."""
 
     detections: Detections
     decoded_ns: int
@@ -102,6 +102,8 @@ class Answers:
     def append(self, work: Work, now_s: float) -> Pending:
         """Queue work; the caller sets `outcome` of frames with pixels when it is known."""
         pending = Pending(work, now_s)
+        if work.kind is Kind.EDGE:
+            pending.outcome = _seen_at_the_edge(work)
         self._pending.setdefault(work.source.lane, deque()).append(pending)
         return pending
 
@@ -109,7 +111,7 @@ class Answers:
         """Replay a stored final result, oldest first, so that tracks and the standing answer survive."""
         lane = self._lane(stored.lane or frame_pb2.LANE_LIVE, key)
         detections = Detections.from_proto(stored.detections)
-        if stored.provenance == result_pb2.PROVENANCE_CLOUD:
+        if stored.provenance in {result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_EDGE}:
             lane.tracker.replay(detections, stored.last_sequence)
         if stored.provenance == result_pb2.PROVENANCE_PROPAGATED and lane.standing is None:
             # Of an idle camera there may be no newer sight than what was held here.
@@ -167,8 +169,8 @@ class Answers:
         lane = self._lane(work.source.lane, work.source.key)
         if work.kind is Kind.PIXELS:
             return self._seen(lane, head)
-        if work.kind is Kind.EDGE and work.edge is not None:
-            tracked = lane.tracker.update(Detections.from_proto(work.edge.detections), work.last)
+        if isinstance(head.outcome, Seen):
+            tracked = self._track(lane, head, head.outcome)
             model = work.source.envelope.edge_model
             self._stand(lane, _Standing(work.last, tracked, model))
             return [self._result(work, result_pb2.PROVENANCE_EDGE, tracked, model)]
@@ -216,7 +218,7 @@ class Answers:
         after = self._next_decisive(head)
         if after is None and now_s - head.arrived_s < self._smooth_wait_s:
             return None
-        if after is not None and after.work.kind is Kind.PIXELS:
+        if after is not None and after.work.kind in {Kind.PIXELS, Kind.EDGE}:
             if after.outcome is None:
                 return None
             if isinstance(after.outcome, Seen):
@@ -310,37 +312,55 @@ class Answers:
         detections: Detections,
         model: detection_pb2.ModelRef | None,
     ) -> result_pb2.Result:
-        source, envelope = work.source, work.source.envelope
-        return result_pb2.Result(
-            key=result_pb2.FrameKey(
-                tenant=envelope.tenant,
-                site=envelope.site,
-                camera=envelope.camera,
-                epoch=envelope.epoch,
-                sequence=work.first,
-            ),
-            last_sequence=work.last,
-            revision=FINAL_REVISION,
-            final=True,
-            provenance=provenance,
-            model=model,
-            detections=detections.to_proto(),
-            times=result_pb2.StageTimes(
-                captured_ns=on_hub(work.first_capture, envelope),
-                published_ns=on_hub(envelope.published, envelope),
-                hub_stored_ns=source.stored_ns,
-                consumed_ns=source.consumed_ns,
-            ),
-            last_captured_ns=on_hub(work.last_capture, envelope),
-            source_width_px=envelope.format.source_width_px,
-            source_height_px=envelope.format.source_height_px,
-            clock_uncertainty_ns=envelope.clock.uncertainty_ns,
-            gate_reason=work.gate_reason,
-            lane=source.lane,
-            late=self._is_late(work),
-            device=envelope.device,
-            traceparent=envelope.traceparent,
-        )
+        return result_of(work, provenance, detections, model, late=self._is_late(work))
+
+
+def result_of(
+    work: Work,
+    provenance: result_pb2.Provenance.ValueType,
+    detections: Detections,
+    model: detection_pb2.ModelRef | None,
+    *,
+    late: bool,
+) -> result_pb2.Result:
+    """The final result for these frames, stage times of the model apart."""
+    source, envelope = work.source, work.source.envelope
+    return result_pb2.Result(
+        key=result_pb2.FrameKey(
+            tenant=envelope.tenant,
+            site=envelope.site,
+            camera=envelope.camera,
+            epoch=envelope.epoch,
+            sequence=work.first,
+        ),
+        last_sequence=work.last,
+        revision=FINAL_REVISION,
+        final=True,
+        provenance=provenance,
+        model=model,
+        detections=detections.to_proto(),
+        times=result_pb2.StageTimes(
+            captured_ns=on_hub(work.first_capture, envelope),
+            published_ns=on_hub(envelope.published, envelope),
+            hub_stored_ns=source.stored_ns,
+            consumed_ns=source.consumed_ns,
+        ),
+        last_captured_ns=on_hub(work.last_capture, envelope),
+        source_width_px=envelope.format.source_width_px,
+        source_height_px=envelope.format.source_height_px,
+        clock_uncertainty_ns=envelope.clock.uncertainty_ns,
+        gate_reason=work.gate_reason,
+        lane=source.lane,
+        late=late,
+        device=envelope.device,
+        traceparent=envelope.traceparent,
+    )
+
+
+def _seen_at_the_edge(work: Work) -> Seen | str:
+    if work.edge is None:
+        return work.reason
+    return Seen(Detections.from_proto(work.edge.detections), 0, 0, 0)
 
 
 def _source_size(work: Work) -> tuple[int, int]:

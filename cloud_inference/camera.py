@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from nats.js.errors import APIError
 from numpy.typing import NDArray
 
 from cloud_inference import metrics
+from cloud_inference.agree import Reports
 from cloud_inference.answer import Answers, Pending, Seen, captured_ns
 from cloud_inference.answered import Answered, EpochKey, epoch_key
 from cloud_inference.consume import Intake, Kind, Source, Work
 from cloud_inference.counting import Counter
 from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.drawings import Drawings
+from cloud_inference.early import provisional
 from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import DEADLINE, Inference
 from cloud_inference.store import FencedOut, ResultLog, Stored
@@ -54,6 +57,10 @@ _TELL_LAG_EVERY_S: Final = 0.5
 _FORGET_NS: Final = 1_000_000
 # Messages of the backlog on end after which no live one is supposed to be behind them.
 _MANY: Final = 500
+# Provisional results in one message.
+_EARLY_AT_ONCE: Final = 200
+# Beyond, they are left out: the final ones come anyway.
+_MOST_EARLY: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,14 @@ class Camera:
                 subjects.control_subject(self._site, device), request.SerializeToString()
             )
 
+    async def tell_answers(self, device: str, report: device_pb2.AnswerReport) -> None:
+        """Tell the device what became of this camera's frames."""
+        request = device_pb2.ControlRequest(camera=self._camera, answers=report)
+        with contextlib.suppress(nats.errors.Error):  # it only learns a little less
+            await self._bus.connection.publish(
+                subjects.control_subject(self._site, device), request.SerializeToString()
+            )
+
     async def set_aside(self, message: StreamMessage, problem: BadEnvelope) -> None:
         """Keep an unusable message where a person can look at it."""
         metrics.DEAD_LETTERS.labels(self._bus.tenant, problem.reason).inc()
@@ -225,6 +240,9 @@ class _Session:
         for result in stored.results:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
             self._counter.restore(result, owner.drawn(result.device))
+        self._reports = Reports(card)
+        # Work of messages that only answer ahead of others.
+        self._early: deque[Work] = deque()
         self._load = CameraLoad(self._bus.tenant)
         most = self._shared.max_in_flight
         # By whether it is late: the backlog leaves room for the live picture.
@@ -317,7 +335,10 @@ class _Session:
         late = source.lane == frame_pb2.LANE_BACKLOG
         self._mark.took(source.stream_sequence, late=late)
         for one in self._intake.work(source):
-            if one.kind is Kind.PIXELS:
+            if source.provisional and one.kind is not Kind.END:
+                if len(self._early) < _MOST_EARLY:
+                    self._early.append(one)
+            elif one.kind is Kind.PIXELS:
                 self._taking[late] = source
                 await self._picture(one, late=late)
             else:
@@ -326,9 +347,11 @@ class _Session:
         self._wake.set()
 
     async def tell_lag(self) -> None:
-        """Tell the device how long its messages wait, while they wait for long."""
+        """Tell the device how long its messages wait, while they wait for long, and what came of them."""
         while True:
             await asyncio.sleep(_TELL_LAG_EVERY_S)
+            for device, report in self._reports.due(time.monotonic()):
+                await self._owner.tell_answers(device, report)
             if self._shortest_ns is None:
                 continue
             self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever
@@ -429,15 +452,26 @@ class _Session:
             else:
                 found = detections(self._shared.card, rows.boxes, rows.count, letterbox)
                 in_source = to_source(found, pending.work.source.envelope.format)
+                self._compare(pending.work, rows.boxes, rows.count, letterbox)
                 pending.outcome = Seen(in_source, decoded_ns, rows.start_ns, rows.end_ns)
         finally:
             metrics.IN_FLIGHT.dec()
             self._give_back(late=late)
             self._wake.set()
 
+    def _compare(self, work: Work, boxes: NDArray[np.float32], count: int, letterbox: Letterbox) -> None:
+        """Hold what the edge model saw in this frame, if it looked, against what was found here."""
+        unit, envelope = work.unit, work.source.envelope
+        if unit is None or not unit.HasField("edge"):
+            return
+        found = detections(self._shared.card, boxes, count, letterbox, thresholds=self._reports.least)
+        in_source = to_source(found, envelope.format)
+        self._reports.compare(envelope.device, envelope.epoch.counter, unit, in_source)
+
     async def answer(self) -> None:
         """Results in order, each batch stored before the next."""
         while True:
+            await self._answer_ahead()
             collected = self._answers.collect(time.monotonic())
             if not collected.done:
                 self._wake.clear()
@@ -454,7 +488,24 @@ class _Session:
                     self._counter.count(result, self._owner.drawn(result.device))
                 await self._log.write(collected.results, self._checkpoint())
                 self._count(collected.results)
+                self._report(collected.results)
             await self._log.purge_frames(self._keep_from())
+
+    async def _answer_ahead(self) -> None:
+        """Store what devices answered by themselves, of frames that have no answer yet."""
+        while self._early:
+            works = [self._early.popleft() for _ in range(min(len(self._early), _EARLY_AT_ONCE))]
+            results = provisional(
+                works,
+                lambda it: self._answered.missing(it.source.key, it.first, it.last) == [(it.first, it.last)],
+            )
+            if results:
+                await self._log.write(results, self._checkpoint())
+
+    def _report(self, results: list[result_pb2.Result]) -> None:
+        for result in results:
+            if result.lane == frame_pb2.LANE_LIVE:
+                self._reports.answered(result.device, result.key.epoch.counter, result.last_sequence)
 
     def _note(self, work: Work) -> None:
         source = work.source

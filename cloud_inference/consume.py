@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from cloud_inference.answered import Answered, EpochKey, epoch_key
 from cloud_inference.feed import StreamMessage
-from eyeline.envelope import first_sequence, item_range, last_sequence, parse_envelope
+from eyeline.envelope import capture_of_one, first_sequence, item_range, last_sequence, parse_envelope
 from eyeline.errors import BadEnvelope
 from eyeline.subjects import parse_frame_subject
 from eyeline.v1 import frame_pb2, result_pb2
@@ -49,6 +49,11 @@ class Source:
     stream_sequence: int
     stored_ns: int
     consumed_ns: int
+
+    @property
+    def provisional(self) -> bool:
+        """Whether it answers frames that are still to come."""
+        return self.envelope.provisional
 
     @property
     def lane(self) -> frame_pb2.Lane.ValueType:
@@ -130,6 +135,8 @@ class Intake:
         lane = self._lanes.setdefault(source.lane, _Lane())
         end = last_sequence(envelope)
         work: list[Work] = []
+        if source.provisional:
+            return [*self._ahead(source), Work(Kind.END, source, end, end)]
         if not (lane.is_after(key) and not self._taken.missing(key, first_sequence(envelope), end)):
             if lane.key != key:
                 self._lanes[source.lane] = lane = _Lane(key)
@@ -139,6 +146,15 @@ class Intake:
             lane.last_sequence = max(lane.last_sequence, end)
         work.append(Work(Kind.END, source, end, end))
         return work
+
+    def _ahead(self, source: Source) -> Iterator[Work]:
+        """What the device answered by itself, of frames without an answer: they stay to be answered."""
+        for item in source.envelope.items:
+            frames = item.range
+            if frames.kind not in {frame_pb2.RANGE_KIND_EDGE, frame_pb2.RANGE_KIND_SKIPPED}:
+                continue
+            for first, last in self._taken.missing(source.key, *item_range(item)):
+                yield _range_work(source, frames, first, last)
 
     def _lost(self, source: Source, lane: _Lane) -> Iterator[Work]:
         """Frames that this lane should have brought before this message."""
@@ -187,33 +203,40 @@ class Intake:
         if frames.kind == frame_pb2.RANGE_KIND_SKIPPED and last - first < _MAX_SPLIT:
             missing = [piece for whole in missing for piece in _pieces(*whole)]
         for start, end in missing:
-            yield Work(
-                _KINDS.get(frames.kind, Kind.DROPPED),
-                source,
-                start,
-                end,
-                _between(frames, start),
-                _between(frames, end),
-                frames.gate_reason,
-                frames.reason or "unknown_range",
-                edge=frames.edge if frames.HasField("edge") else None,
-            )
+            yield _range_work(source, frames, start, end)
+
+
+def _range_work(source: Source, frames: frame_pb2.FrameRange, first: int, last: int) -> Work:
+    return Work(
+        _KINDS.get(frames.kind, Kind.DROPPED),
+        source,
+        first,
+        last,
+        _between(frames, first),
+        _between(frames, last),
+        frames.gate_reason,
+        frames.reason or "unknown_range",
+        edge=frames.edge if frames.HasField("edge") else None,
+    )
 
 
 def restore_times(envelope: frame_pb2.FrameEnvelope) -> None:
-    """Put in the capture times that the edge leaves out: of skipped frames between two pictures."""
+    """Put in the capture times that the edge leaves out: of skipped frames between two looked at."""
     items = envelope.items
     for before, item, after in zip(items, items[1:], items[2:], strict=False):
         if item.WhichOneof("item") != "range" or item.range.HasField("first_capture"):
             continue
-        start, end = before.access_unit, after.access_unit
+        when = capture_of_one(before), capture_of_one(after)
+        if when[0] is None or when[1] is None:
+            continue
+        start, end = item_range(before)[1], item_range(after)[0]
         for sequence, capture in (
             (item.range.first_sequence, item.range.first_capture),
             (item.range.last_sequence, item.range.last_capture),
         ):
-            part = (sequence - start.sequence) / max(end.sequence - start.sequence, 1)
+            part = (sequence - start) / max(end - start, 1)
             for clock in ("monotonic_ns", "wall_ns"):
-                first, last = getattr(start.capture, clock), getattr(end.capture, clock)
+                first, last = (getattr(one, clock) for one in when)
                 setattr(capture, clock, max(0, first + int((last - first) * part)))
 
 
@@ -223,7 +246,7 @@ def _pieces(first: int, last: int) -> Iterator[tuple[int, int]]:
 
 
 def _capture_of(item: frame_pb2.FrameItem) -> frame_pb2.CaptureTime:
-    return item.access_unit.capture if item.WhichOneof("item") == "access_unit" else item.range.first_capture
+    return capture_of_one(item) or item.range.first_capture
 
 
 def _between(frames: frame_pb2.FrameRange, sequence: int) -> frame_pb2.CaptureTime:

@@ -16,8 +16,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
 
-from edge_agent import detect, status
-from edge_agent.batch import CameraIdentity
+from edge_agent import detect, status, watch
+from edge_agent.batch import CameraIdentity, Moment
 from edge_agent.calibrate import Calibrations
 from edge_agent.capture import CameraState, Capture
 from edge_agent.config import AgentSettings, CameraSettings
@@ -28,6 +28,9 @@ from edge_agent.epoch import next_epoch
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from edge_agent.handoff import Dropped
+from edge_agent.local import LocalItem
+from edge_agent.opinion import Look
+from edge_agent.outage import Outage
 from edge_agent.pipeline import CameraPipeline, EdgeDetector
 from edge_agent.redact_models import Models, redactor
 from edge_agent.sample import Sampler, sample_spec
@@ -38,7 +41,7 @@ from eyeline.health import HealthServer
 from eyeline.subjects import control_subject, status_subject
 from eyeline.traceparent import Traceparent
 from eyeline.v1 import detection_pb2, device_pb2
-from eyeline.values import Detections, Epoch
+from eyeline.values import Epoch
 
 _log = structlog.get_logger()
 
@@ -101,6 +104,7 @@ class Agent:
         self._delivery: Delivery | None = None
         self._desired: Desired | None = None
         self._calibrations: Calibrations | None = None
+        self._outage: Outage | None = None
         self._epoch = Epoch(0, b"")
         self._changed = asyncio.Event()
         self._edge_model: detection_pb2.ModelRef | None = None
@@ -120,11 +124,13 @@ class Agent:
                 highest = await delivery.open_spool()
                 self._epoch = next_epoch(self.settings.state_dir, at_least=highest)
                 await delivery.report_not_kept()
+                watch.announce(self.settings.state_dir, delivery.spool.url, self.settings.site)
                 delivery.changed = self._tell
                 delivery.start(self._epoch)
                 http.start()
                 self.http_port = http.port
-                self._make_cameras(delivery)
+                outage = self._outage = self._make_outage(delivery)
+                self._make_cameras(delivery, outage)
                 self._desired = Desired(
                     delivery.hub,
                     site=self.settings.site,
@@ -146,6 +152,7 @@ class Agent:
                     asyncio.create_task(delivery.watch()),
                     asyncio.create_task(self._desired.run()),
                     asyncio.create_task(self._report_status(delivery)),
+                    asyncio.create_task(outage.run()),
                     asyncio.create_task(self._follow_control(delivery)),
                     asyncio.create_task(self._calibrate()),
                 ]
@@ -180,7 +187,25 @@ class Agent:
 
     # Cameras
 
-    def _make_cameras(self, delivery: Delivery) -> None:
+    def _make_outage(self, delivery: Delivery) -> Outage:
+        claims = delivery.claims
+        outage = Outage(
+            delivery.hub,
+            lambda: delivery.spool.session,
+            may_publish=lambda camera: claims is not None and claims.may_publish(camera),
+            clock=delivery.clock.estimate,
+            now=lambda: Moment(time.monotonic_ns(), time.time_ns()),
+            ahead=self.settings.spool.order != "live-only",
+        )
+        delivery.keeper.instead = outage.instead
+        return outage
+
+    def _take_local(self, outage: Outage, camera: str, item: LocalItem) -> None:
+        """From a camera's thread."""
+        with contextlib.suppress(RuntimeError):  # the agent is gone
+            self._loop.call_soon_threadsafe(outage.take, camera, item)
+
+    def _make_cameras(self, delivery: Delivery, outage: Outage) -> None:
         detector, self._edge_model, models = _load_detector(self.settings)
         calibrations = self._calibrations = Calibrations(
             self.settings,
@@ -209,6 +234,7 @@ class Agent:
                 deadline_ns=int((chosen.deadline_s or 0) * 1e9),
                 in_order=self.settings.spool.order == "backlog-first",
             )
+            outage.add(identity)
             pipeline = CameraPipeline(
                 self.settings,
                 identity,
@@ -224,6 +250,7 @@ class Agent:
                 link=lambda name=name: delivery.link_state(name),  # type: ignore[misc]
                 clock=delivery.clock.estimate,
                 traceparent=_sampler(self.settings.trace_share),
+                local=lambda item, name=name: self._take_local(outage, name, item),  # type: ignore[misc]
             )
             calibrations.attach(name, pipeline, lambda pipeline=pipeline: pipeline.counts().size)  # type: ignore[misc]
             thread = threading.Thread(
@@ -264,6 +291,11 @@ class Agent:
                 self._calibrations.told(request.camera)
             if request.backlog_lag_ns and camera:
                 delivery.pressure(request.camera).heard_backlog(request.backlog_lag_ns / 1e9)
+            if request.HasField("answers") and camera:
+                delivery.pressure(request.camera).heard_answers()
+                camera.pipeline.heard(request.answers)
+                if self._outage is not None:
+                    self._outage.understood()
             if request.keyframe and camera and now - camera.keyframe_asked_s >= _KEYFRAME_EVERY_S:
                 camera.keyframe_asked_s = now
                 camera.pipeline.demand_keyframe()
@@ -406,6 +438,7 @@ class Agent:
             message=message,
             frames_captured=stats.frames_captured,
             frames_sent=counts.sent,
+            frames_edge=counts.edge,
             frames_idle=counts.idle,
             frames_skipped=counts.skipped,
             frames_dropped=status.merge_drops(name, counts.dropped, delivery.keeper.dropped(name), lost),
@@ -472,9 +505,9 @@ class _Shared:
         self._model = model
         self._lock = threading.Lock()
 
-    def detect(self, frame: Frame) -> Detections:
+    def look(self, frame: Frame) -> Look:
         with self._lock:
-            return self._model.detect(frame)
+            return self._model.look(frame)
 
 
 def _load_detector(

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from edge_agent.gate import GateReason
-from eyeline.envelope import MAX_ENVELOPE_BYTES, MAX_ITEMS, SCHEMA_MAJOR, first_sequence, last_sequence
+from eyeline.envelope import (
+    MAX_ENVELOPE_BYTES,
+    MAX_ITEMS,
+    SCHEMA_MAJOR,
+    capture_of_one,
+    first_sequence,
+    last_sequence,
+)
 from eyeline.v1 import detection_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections, Epoch
@@ -16,6 +23,7 @@ ROOM_BYTES: Final = 65_536
 MAX_ITEMS_BYTES: Final = MAX_ENVELOPE_BYTES - ROOM_BYTES
 # Of an item, around its data: field numbers, lengths, sequence, times.
 _ITEM_BYTES: Final = 128
+_NEVER_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +79,9 @@ class Unit:
 class EnvelopeBuilder:
     """Collects items and says when an envelope is due. Pure: time comes in, envelopes come out.
 
-    batch_ms: access units wait at most so long for company, but a camera's first; heartbeat_s: ranges do;
-    max_bytes: of the items of one envelope, at most `MAX_ITEMS_BYTES`.
+    batch_ms: frames of their own (pixels, or the edge model's answer) wait at most so long for company, but
+    a camera's first; heartbeat_s: ranges do; max_bytes: of the items of one envelope, at most
+    `MAX_ITEMS_BYTES`.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class EnvelopeBuilder:
         self._oldest_ns: int | None = None
         self._oldest_unit_ns: int | None = None
         self._at_once = False
+        self._oldest_edge_ns: int | None = None
         self._format = pb.PictureFormat()
         self._rung = ""
 
@@ -177,6 +187,21 @@ class EnvelopeBuilder:
         )
         self._append(pb.FrameItem(range=message), (first[0], last[0]), _ITEM_BYTES, first[1], differs=False)
 
+    def add_edge(self, gate_reason: GateReason, frame: tuple[int, Moment], seen: Detections) -> None:
+        """Add a frame that the edge model answers for the cloud; it travels like one with pixels."""
+        message = pb.FrameRange(
+            first_sequence=frame[0],
+            last_sequence=frame[0],
+            first_capture=frame[1].to_item_proto(),
+            kind=pb.RANGE_KIND_EDGE,
+            gate_reason=gate_reason.value,
+            edge=edge_answer(seen),
+        )
+        size = message.ByteSize() + _ITEM_BYTES
+        self._append(pb.FrameItem(range=message), (frame[0], frame[0]), size, frame[1], differs=False)
+        if self._oldest_edge_ns is None:
+            self._oldest_edge_ns = frame[1].monotonic_ns
+
     def _append(
         self, item: pb.FrameItem, span: tuple[int, int], size: int, capture: Moment, *, differs: bool
     ) -> None:
@@ -195,9 +220,8 @@ class EnvelopeBuilder:
         self, now: Moment, clock: pb.ClockEstimate | None = None, traceparent: str = "", *, end: bool = False
     ) -> list[pb.FrameEnvelope]:
         """The envelopes that are due at `now`, oldest first; with `end`, everything."""
-        unit_due = self._at_once or (
-            self._oldest_unit_ns is not None and now.monotonic_ns - self._oldest_unit_ns >= self._batch_ns
-        )
+        looked = min(self._oldest_unit_ns or _NEVER_NS, self._oldest_edge_ns or _NEVER_NS)
+        unit_due = self._at_once or now.monotonic_ns - looked >= self._batch_ns
         beat_due = self._oldest_ns is not None and now.monotonic_ns - self._oldest_ns >= self._heartbeat_ns
         if self._items and (unit_due or beat_due or end):
             held = None if beat_due or end else self._hold_back()
@@ -251,9 +275,9 @@ class EnvelopeBuilder:
 
 
 def _leave_out_times(items: list[pb.FrameItem]) -> None:
-    """Skipped frames between two pictures are taken as evenly spaced: their times need not travel."""
+    """Skipped frames between two that were looked at count as evenly spaced: their times need not travel."""
     for before, item, after in zip(items, items[1:], items[2:], strict=False):
-        between = before.HasField("access_unit") and after.HasField("access_unit")
+        between = capture_of_one(before) is not None and capture_of_one(after) is not None
         if between and item.HasField("range") and item.range.kind == pb.RANGE_KIND_SKIPPED:
             item.range.ClearField("first_capture")
             item.range.ClearField("last_capture")
@@ -277,7 +301,7 @@ def as_dropped(envelope: pb.FrameEnvelope, reason: str) -> pb.FrameEnvelope:
         first_capture=first.access_unit.capture
         if first.HasField("access_unit")
         else first.range.first_capture,
-        last_capture=last.access_unit.capture if last.HasField("access_unit") else last.range.last_capture,
+        last_capture=capture_of_one(last) or last.range.last_capture,
         kind=pb.RANGE_KIND_DROPPED,
         reason=reason,
     )

@@ -43,6 +43,7 @@ class Broker:
             _config(settings, folder, self._password),
             work_dir=folder,
             name="broker",
+            port=settings.port,
             env={"GOMEMLIMIT": str(_BROKER_BYTES + memory)},
         )
 

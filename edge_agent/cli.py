@@ -86,6 +86,36 @@ async def _run(settings: AgentSettings, *, exit_when_done: bool) -> int:
 
 
 @app.command()
+def watch(
+    config: Config = None,
+    state_dir: StateDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many answers.")] = None,
+) -> None:
+    """Print what the running agent answers by itself, while the cloud is away."""
+    from edge_agent import watch as local
+    from eyeline.show import result_line, result_object
+
+    folder = state_dir or _load(config).state_dir
+    log.configure(level="critical")
+
+    async def show() -> None:
+        shown = 0
+        async with contextlib.aclosing(local.results(folder)) as results:
+            async for result in results:
+                told = json.dumps(result_object(result)) if as_json else result_line(result).plain
+                print(told, flush=True)
+                shown += 1
+                if shown == count:
+                    return
+
+    try:
+        asyncio.run(show())
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def check(
     config: Config = None,
     hub: HubUrl = None,

@@ -172,7 +172,18 @@ class DetectSettings(Settings):
     enabled: bool = True
     # A name in the catalogue, or the path of a served ONNX file.
     model: str = "centernet-mobilenetv3"
-    max_fps: float = Field(default=1.0, gt=0, le=60)
+    # Looks a second, at most.
+    max_fps: float = Field(default=5.0, gt=0, le=60)
+    # "auto": where the model has proved to agree with the cloud's on this camera, its answer stands and no
+    # pixels are sent.
+    answers: Literal["off", "auto"] = "auto"
+    # Mean F1 of its answers against the cloud's that is proof enough.
+    agreement: float = Field(default=0.95, ge=0.5, lt=1)
+    # Share of the frames it is sure of whose pixels are sent all the same, to see whether that still holds.
+    audit: float = Field(default=0.05, ge=0.01, le=1)
+    # The cloud being away for so long, the model answers for it on this device, at most so often a second.
+    outage_after_s: float = Field(default=3.0, ge=0.5, le=3600)
+    outage_fps: float = Field(default=1.0, gt=0, le=60)
     threads: int = Field(default=1, ge=1, le=64)
     # "auto" takes the best execution provider that the installed ONNX Runtime has.
     provider: str = "auto"
@@ -253,6 +264,9 @@ class Fsync(StrEnum):
 class SpoolSettings(Settings):
     """What is kept on the device until the hub has it."""
 
+    # Of the device's own broker, on loopback, where local consumers listen; 0 takes a free one while the
+    # agent runs, which `edge-agent watch` finds.
+    port: int = Field(default=0, ge=0, le=65535)
     storage: Literal["file", "memory"] = "file"
     max_bytes: int = Field(default=1 << 30, ge=1 << 20)
     max_age_s: float = Field(default=7 * 86_400.0, ge=1)

@@ -34,6 +34,8 @@ from eyeline.values import Epoch
 _log = structlog.get_logger()
 
 _STATE_EVERY_S: Final = 0.1
+# A cloud that answers says so every ten seconds; one report may be lost.
+_REPORTS_S: Final = 25.0
 
 
 class Delivery:
@@ -180,8 +182,19 @@ class Delivery:
                     # The keeper makes room by purging old chains: the plan eases off, but goes on sending.
                     fill=min(self.spool.fill, PURGE_ABOVE_FILL),
                     cloud_share=pressure.share,
+                    away=self._is_away(pressure),
                 )
             await asyncio.sleep(_STATE_EVERY_S)
+
+    def _is_away(self, pressure: Pressure) -> bool:
+        """Whether the cloud answers nothing: no link, too far behind, or silent though it spoke before."""
+        after_s, lost_at = self.settings.detect.outage_after_s, self.hub.lost_at
+        silent_after_s = after_s + _REPORTS_S + 2 * self.settings.heartbeat_s
+        return (
+            (lost_at is not None and time.monotonic() - lost_at >= after_s)
+            or pressure.lag_s >= after_s
+            or pressure.silent_s >= silent_after_s
+        )
 
     @property
     def idle(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_agent.config import DetectSettings
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
+from edge_agent.opinion import Look
 from eyeline.errors import EyelineError
 from eyeline.pictures import Scaler, colours
 from eyeline.v1 import detection_pb2
@@ -22,6 +23,10 @@ from eyeline_models import catalogue
 from eyeline_models.catalogue import ModelCard
 from eyeline_models.letterbox import Letterbox
 from eyeline_models.runtime import Detector
+
+# Things that score within these shares of their class's threshold are doubtful.
+DOUBT_FROM: Final = 0.5
+DOUBT_TO: Final = 1.25
 
 
 class Runtime(Protocol):
@@ -51,8 +56,8 @@ class EdgeModel:
         """For envelopes and status."""
         return detection_pb2.ModelRef(name=self.card.name, version=self.card.version, sha256=self.card.sha256)
 
-    def detect(self, frame: Frame, *, threshold: float | None = None) -> Detections:
-        """Objects above the model's own thresholds, or above one, in source pixels; raises `DetectFailed`."""
+    def detect(self, frame: Frame, *, threshold: float | NDArray[np.float32] | None = None) -> Detections:
+        """Objects above the model's own thresholds, or others, in source pixels; raises `DetectFailed`."""
         try:
             letterbox = self.card.letterbox(*frame.size)
             with self._lock:
@@ -63,6 +68,13 @@ class EdgeModel:
             raise DetectFailed(f"model {self.card.name} failed: {line}", retryable=True) from None
         least = self.card.thresholds if threshold is None else threshold
         return catalogue.detections(self.card, boxes[0], int(count[0]), letterbox, thresholds=least)
+
+    def look(self, frame: Frame) -> Look:
+        """The same with the model's own thresholds, and the things that it is in two minds about."""
+        least = np.asarray(self.card.thresholds * DOUBT_FROM, np.float32)
+        found = self.detect(frame, threshold=least)
+        own = self.card.thresholds[found.class_ids]
+        return Look(found.take(found.scores >= own), found.take(found.scores < own * DOUBT_TO))
 
     def _image(self, frame: Frame, letterbox: Letterbox) -> NDArray[np.uint8]:
         """uint8 [h, w, 3] BGR of the model's input size."""

@@ -16,7 +16,8 @@ STAGE_CPU: Final = Counter(
 )
 FRAMES: Final = Counter(
     "eyeline_edge_frames",
-    "Captured frames by what became of them: sent (with pixels), idle, skipped or dropped.",
+    "Captured frames by what became of them: sent (with pixels), edge (answered here), idle, skipped or "
+    "dropped.",
     ["camera", "outcome"],
 )
 DROPPED: Final = Counter(
@@ -29,6 +30,12 @@ REDACTION_FAILED: Final = Gauge(
     "eyeline_edge_redaction_failed_ratio",
     "1 while no pixels of the camera leave because they cannot be redacted, else 0.",
     ["camera"],
+)
+EDGE_LOOKS: Final = Counter(
+    "eyeline_edge_looks",
+    "Looks of the edge model at frames to be sent, by what came of them: answer (it stands), carry (sent "
+    "with the pixels, to be compared) or pixels (sent without).",
+    ["camera", "verdict"],
 )
 PUBLISHED_BYTES: Final = Counter(
     "eyeline_edge_published_bytes", "Bytes of envelopes that the spool took.", ["camera"]

@@ -60,6 +60,8 @@ class Keeper:
         spool.on_lost = self._lost
         # Reports on their way to the hub, as positions in the spool: nothing is joined to these any more.
         self.sending: set[int] = set()
+        # What to report instead of frames dropped here, when there is something better to say of them.
+        self.instead: Callable[[pb.FrameEnvelope], list[pb.FrameEnvelope]] = lambda dropped: [dropped]
         # Wakes the forwarder: something new is in the spool.
         self.added = asyncio.Condition()
 
@@ -186,7 +188,8 @@ class Keeper:
         if is_open and segment.chain is not None:
             books.broken_chain = segment.chain
             books.breaks += 1
-        await self._report(index.camera, dropped_envelope(first, last, reason))
+        for envelope in self.instead(dropped_envelope(first, last, reason)):
+            await self._report(index.camera, envelope)
         return True
 
     async def report_not_kept(self, envelope: pb.FrameEnvelope) -> None:
@@ -220,6 +223,8 @@ class Keeper:
             if (
                 sequence not in self.sending
                 and earlier.epoch == envelope.epoch
+                and len(earlier.items) == len(envelope.items) == 1
+                and before.range.kind == item.range.kind == pb.RANGE_KIND_DROPPED
                 and before.range.reason == item.range.reason
                 and item_range(before)[1] + 1 == item_range(item)[0]
             ):

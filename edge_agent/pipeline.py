@@ -28,6 +28,8 @@ from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, 
 from edge_agent.frontier import Home, Step
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
+from edge_agent.local import LocalAnswers, LocalItem
+from edge_agent.opinion import Look, Opinion, Verdict
 from edge_agent.own import OwnPicture, own_format
 from edge_agent.plan import Action, ChainReason, Decision, LinkState, Planner
 from edge_agent.redact import RedactedPicture, Redactor
@@ -68,8 +70,8 @@ class Source(Protocol):
 class EdgeDetector(Protocol):
     """What the pipeline needs of the edge model."""
 
-    def detect(self, frame: Frame) -> Detections:
-        """Objects in source pixels."""
+    def look(self, frame: Frame) -> Look:
+        """Objects in source pixels, and what may be one."""
         ...
 
 
@@ -91,6 +93,7 @@ class Counts:
 
     captured: int
     sent: int
+    edge: int
     idle: int
     skipped: int
     dropped: Mapping[str, int]
@@ -121,6 +124,7 @@ class CameraPipeline:
         now: Callable[[], Moment] = lambda: Moment(time.monotonic_ns(), time.time_ns()),
         traceparent: Callable[[], str] = lambda: "",
         encoders: Callable[[Rung, Any], Encoder] = open_encoder,
+        local: Callable[[LocalItem], None] = lambda _item: None,
     ) -> None:
         self.camera = identity.camera
         self._source = source
@@ -135,6 +139,14 @@ class CameraPipeline:
         detect = (
             settings.detect if detector is not None else settings.detect.model_copy(update={"enabled": False})
         )
+        has_model = detector is not None and identity.edge_model is not None
+        self._opinion = Opinion(
+            detect,
+            identity.camera,
+            epoch=identity.epoch.counter,
+            model_sha256=identity.edge_model.sha256 if has_model and identity.edge_model else "",
+        )
+        self._local = LocalAnswers(detect, local, heartbeat_s=settings.heartbeat_s)
         self._planner = Planner(settings.encode_of(self.camera), detect)
         self._sampler = sampler
         self._scene = SceneMean()
@@ -164,7 +176,7 @@ class CameraPipeline:
         if self._redactor.active:
             REDACTION_FAILED.labels(self.camera).set(0)
         self._stages = StageClock()
-        self._outcomes = dict.fromkeys(("sent", "idle", "skipped", "dropped"), 0)
+        self._outcomes = dict.fromkeys(("sent", "edge", "idle", "skipped", "dropped"), 0)
         self._outcome_counters = {name: FRAMES.labels(self.camera, name) for name in self._outcomes}
         self._dropped: dict[str, int] = {}
         self._chains = 0
@@ -207,6 +219,10 @@ class CameraPipeline:
         """What the camera looks at; None while too little was seen of it."""
         return self._scene.fingerprint()
 
+    def heard(self, report: device_pb2.AnswerReport) -> None:
+        """Learn from what the cloud says of earlier frames."""
+        self._requests.put(lambda: self._opinion.heard(report, self._now().monotonic_ns))
+
     @property
     def masks(self) -> int:
         """How many masks are in force: the device's own, and those that the cloud wants."""
@@ -222,6 +238,7 @@ class CameraPipeline:
         return Counts(
             captured=self._next_sequence - 1,
             sent=self._outcomes["sent"],
+            edge=self._outcomes["edge"],
             idle=self._outcomes["idle"],
             skipped=self._outcomes["skipped"],
             dropped=MappingProxyType(dict(self._dropped)),
@@ -284,8 +301,16 @@ class CameraPipeline:
             link = dataclasses.replace(self._link(), overloaded=overloaded)
             own = self._own(frame) if self._planner.wants_own else None
             decision = self._planner.decide(gate, frame.monotonic_ns, link, opened=frame.opened, own=own)
-        if decision.action is Action.SEND:
-            self._send(frame, moment, gate, decision)
+        look, verdict = self._ask_edge(frame, gate, decision, away=link.away)
+        blocked = self.redaction_problem and "redaction_failed"
+        self._local.frame(frame, gate.reason, look, away=link.away, reason=blocked)
+        if decision.action is Action.SEND and look is not None and verdict is Verdict.ANSWER:
+            with self._stages.stage("batch"):
+                self._builder.add_edge(gate.reason, (frame.sequence, moment), look.detections)
+            self._count("edge")
+        elif decision.action is Action.SEND:
+            carried = look.detections if look is not None and verdict is Verdict.CARRY else None
+            self._send(frame, moment, gate, decision, carried)
         elif decision.action is Action.DROP:
             self._drop(decision.reason, frame.sequence, moment)
         else:
@@ -322,7 +347,34 @@ class CameraPipeline:
         self._gate_health.worked()
         return decision
 
-    def _send(self, frame: Frame, moment: Moment, gate: GateDecision, decision: Decision) -> None:
+    def _ask_edge(
+        self, frame: Frame, gate: GateDecision, decision: Decision, *, away: bool
+    ) -> tuple[Look | None, Verdict]:
+        """What the edge model saw, if it looked, and what comes of it for a frame that is to be sent."""
+        now_ns, blocked = frame.monotonic_ns, bool(self.redaction_problem)
+        # Of the camera's own pictures none can be left out: the next one depends on it.
+        free = decision.look and not decision.rung.is_own
+        wanted = decision.action is Action.SEND and free and self._opinion.wants(now_ns)
+        if not wanted and (blocked or not self._local.wants(now_ns, away=away, gate_open=gate.open)):
+            return None, Verdict.PIXELS
+        look = self._detect(frame)
+        if look is None or not wanted:
+            return look, Verdict.PIXELS
+        must_send = (
+            decision.chain not in {None, ChainReason.STILL}
+            or gate.reason in {GateReason.FIRST, GateReason.REFRESH}
+            or blocked
+        )
+        return look, self._opinion.judge(look, frame.sequence, now_ns, must_send=must_send)
+
+    def _send(
+        self,
+        frame: Frame,
+        moment: Moment,
+        gate: GateDecision,
+        decision: Decision,
+        edge: Detections | None,
+    ) -> None:
         if not self._encoder_health.due(frame.monotonic_ns):
             self._planner.broken()
             self._drop("encoder_failed", frame.sequence, moment)
@@ -332,7 +384,6 @@ class CameraPipeline:
             self._planner.broken()
             self._drop("redaction_failed", frame.sequence, moment)
             return
-        edge = self._detect(frame) if decision.look else None
         with self._stages.stage("encode"):
             if decision.rung.is_own:
                 data, started = self._pass_on(frame, decision)
@@ -431,18 +482,21 @@ class CameraPipeline:
         self._own_refused = refused
         return own if isinstance(own, OwnPicture) else None
 
-    def _detect(self, frame: Frame) -> Detections | None:
+    def _detect(self, frame: Frame) -> Look | None:
         """What the edge model sees; None when it fails, since the pixels go to the cloud all the same."""
         if self._detector is None or not self._detector_health.due(frame.monotonic_ns):
             return None
         with self._stages.stage("detect"):
             try:
-                found = self._detector.detect(frame)
+                found = self._detector.look(frame)
             except Exception as problem:  # noqa: BLE001  # a model runtime's failure must stop no camera
                 self._detector_health.failed(problem, frame.monotonic_ns)
                 return None
         self._detector_health.worked()
-        return self._redactor.visible(found, frame.size)
+        return Look(
+            self._redactor.visible(found.detections, frame.size),
+            self._redactor.visible(found.doubtful, frame.size),
+        )
 
     def _capture_dropped(self, item: Dropped) -> None:
         first = (item.first, Moment(item.first_capture.monotonic_ns, item.first_capture.wall_ns))
@@ -451,6 +505,7 @@ class CameraPipeline:
             return
         self._next_sequence = last[0] + 1
         self._planner.missed()
+        self._local.dropped(first, last, item.reason)
         self._drop_range(item.reason, first, last)
 
     def _in_turn(self, sequence: int, moment: Moment) -> bool:
@@ -460,7 +515,9 @@ class CameraPipeline:
             return False
         if sequence > self._next_sequence:
             _log.error("frames_missing", camera=self.camera, sequence=sequence, expected=self._next_sequence)
-            self._drop_range("capture_gap", (self._next_sequence, moment), (sequence - 1, moment))
+            gap = (self._next_sequence, moment), (sequence - 1, moment)
+            self._local.dropped(*gap, "capture_gap")
+            self._drop_range("capture_gap", *gap)
             self._planner.missed()
         return True
 

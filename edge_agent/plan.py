@@ -34,7 +34,7 @@ class LinkState:
     backlog_s: age of the oldest message that the hub does not have; fill: of the spool, 0 to 1; breaks:
     counts up whenever the live lane stops being consecutive (messages moved to the backlog lane, or purged);
     overloaded: delivery takes no further message for now. cloud_share: share of the frame rate that the
-    cloud keeps up with, as far as it says.
+    cloud keeps up with, as far as it says. away: nobody out there answers frames.
     """
 
     connected: bool = True
@@ -43,6 +43,7 @@ class LinkState:
     breaks: int = 0
     overloaded: bool = False
     cloud_share: float = 1.0
+    away: bool = False
 
 
 class Action(Enum):
@@ -75,9 +76,9 @@ class ChainReason(Enum):
 class Decision:
     """What happens to one frame.
 
-    reason: of DROP, a snake_case word for the wire. look: run the edge model. chain: of SEND, why a new chain
-    starts with this frame, or None to continue. reference_only: of SEND, whether the frame goes along for
-    those that depend on it, and is answered as if it had been skipped.
+    reason: of DROP, a snake_case word for the wire. look: the edge model may look at it. chain: of SEND, why
+    a new chain starts with this frame, or None to continue. reference_only: of SEND, whether the frame goes
+    along for those that depend on it, and is answered as if it had been skipped.
     """
 
     action: Action

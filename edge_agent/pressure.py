@@ -47,6 +47,7 @@ class Pressure:
         self._risen_s = now()
         self._backlog = _BACKLOG_FIRST
         self._backlog_s = self._backlog_heard_s = -1e9
+        self._answers_s: float | None = None
 
     @property
     def lag_s(self) -> float:
@@ -77,6 +78,15 @@ class Pressure:
         if lag_s >= LAG_S and now - self._backlog_heard_s >= _EVERY_S:
             self._backlog_heard_s = now
             self._backlog = max(_BACKLOG_LEAST, self._backlog / 2)
+
+    def heard_answers(self) -> None:
+        """The cloud says that it answers this camera's frames."""
+        self._answers_s = self._now()
+
+    @property
+    def silent_s(self) -> float:
+        """For how long it has not said so; 0 when it never did, as a cloud of an older version."""
+        return 0.0 if self._answers_s is None else self._now() - self._answers_s
 
     @property
     def share(self) -> float:

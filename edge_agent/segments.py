@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from eyeline.envelope import first_sequence, item_range, last_sequence, message_id
+from eyeline.envelope import capture_of_one, first_sequence, item_range, last_sequence, message_id
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
 
@@ -243,6 +243,7 @@ def last_capture(envelope: pb.FrameEnvelope) -> pb.CaptureTime:
 
 
 def _captures(item: pb.FrameItem) -> tuple[pb.CaptureTime, pb.CaptureTime]:
-    if item.WhichOneof("item") == "access_unit":
-        return item.access_unit.capture, item.access_unit.capture
+    alone = capture_of_one(item)
+    if alone is not None:
+        return alone, alone
     return item.range.first_capture, item.range.last_capture

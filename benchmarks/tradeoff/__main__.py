@@ -23,7 +23,7 @@ import cv2
 from rich.console import Console
 
 from benchmarks.score import Bands
-from benchmarks.tradeoff import baselines, eyeline, report
+from benchmarks.tradeoff import baselines, eyeline, full, report
 from benchmarks.tradeoff.clip import Model, Pictures, Scene, reference
 from benchmarks.tradeoff.operating import PIXELS
 from benchmarks.tradeoff.points import Point
@@ -81,6 +81,10 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
         scene = Scene(pictures, model, reference(pictures, model, CACHE), Bands())
         began = time.monotonic()
         found = list(_baselines(options, scene, status.update))
+        edge = load_edge(DetectSettings(model=str(served(options.edge_model).path)))
+        for point in full.run(scene, edge):
+            found.append(point)
+            _say(console, point)
         for operating in PIXELS:
             status.update(operating.name)
             found.append(eyeline.run(scene, operating))

@@ -7,8 +7,10 @@ its tracker and propagation. Only the transport is left out, and time is the cli
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +19,8 @@ import numpy as np
 from benchmarks.tradeoff import points
 from benchmarks.tradeoff.clip import Model, Scene
 from benchmarks.tradeoff.points import Kind, Point
-from benchmarks.tradeoff.wire import envelope_bytes
+from benchmarks.tradeoff.wire import control_bytes, envelope_bytes
+from cloud_inference.agree import Reports
 from cloud_inference.answer import Answers, Pending, Seen
 from cloud_inference.answered import Answered
 from cloud_inference.camera import to_source
@@ -34,7 +37,7 @@ from edge_agent.frame_metrics import STAGES
 from edge_agent.pipeline import CameraPipeline
 from eyeline.envelope import encode_envelope
 from eyeline.subjects import frame_subject
-from eyeline.v1 import detection_pb2, result_pb2
+from eyeline.v1 import detection_pb2, device_pb2, result_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections, Epoch
 
@@ -73,8 +76,9 @@ class _Source:
 class _Cloud:
     """The worker's path for one camera, answering into `answers` by frame."""
 
-    def __init__(self, model: Model, mode: Any) -> None:
-        self._model = model
+    def __init__(self, model: Model, mode: Any, tell: Callable[[device_pb2.AnswerReport], None]) -> None:
+        self._model, self._tell = model, tell
+        self._reports = Reports(model.card)
         ids = itertools.count(1)
         card = model.card
         self._intake = Intake(tenant=_TENANT, answered=Answered())
@@ -90,6 +94,7 @@ class _Cloud:
         self.results: dict[int, tuple[Detections, str]] = {}
         self.delays_ms: list[float] = []
         self.sent: list[tuple[float, int]] = []
+        self.feedback_bytes = 0
 
     def ready(self) -> bool:
         return True
@@ -114,8 +119,8 @@ class _Cloud:
         if isinstance(picture, str):
             pending.outcome = picture
             return
-        found = to_source(self._model(picture), work.source.envelope.format)
-        pending.outcome = Seen(found, 1, 2, 3)
+        assert work.unit is not None  # PIXELS has one
+        pending.outcome = Seen(self._found(work.unit, picture, work.source.envelope.format), 1, 2, 3)
 
     def _decode(self, work: Work) -> Any:
         """The picture, or why there is none."""
@@ -124,6 +129,22 @@ class _Cloud:
             return self._decoder.decode(work.unit, work.source.envelope.format)
         except CannotDecode as problem:
             return problem.reason
+
+    def _found(self, unit: pb.AccessUnit, picture: Any, picture_format: pb.PictureFormat) -> Detections:
+        """What the model sees, held against what the edge model saw where it looked."""
+        if not unit.HasField("edge"):
+            return to_source(self._model(picture), picture_format)
+        found = to_source(self._model(picture, least=self._reports.least), picture_format)
+        self._reports.compare(_DEVICE, _EPOCH.counter, unit, found)
+        return found.take(found.scores >= self._model.card.thresholds[found.class_ids])
+
+    def report(self, now_s: float) -> None:
+        """Tell the device what became of its frames, and count what that costs."""
+        for _, report in self._reports.due(now_s):
+            size = control_bytes(_SITE, _DEVICE, device_pb2.ControlRequest(camera=_CAMERA, answers=report))
+            self.sent.append((now_s, size))
+            self.feedback_bytes += size
+            self._tell(report)
 
     def peak_kbit_s(self) -> float:
         """Of the ten seconds that brought most."""
@@ -139,6 +160,8 @@ class _Cloud:
                 self._note(result, now_s)
 
     def _note(self, result: result_pb2.Result, now_s: float) -> None:
+        if result.lane == pb.LANE_LIVE:
+            self._reports.answered(_DEVICE, _EPOCH.counter, result.last_sequence)
         name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
         found = Detections.from_proto(result.detections)
         first, last = result.key.sequence, result.last_sequence
@@ -151,8 +174,57 @@ class _Cloud:
             self.delays_ms.append((now_s - captured_s) * 1e3)
 
 
-def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None) -> Point:
-    """Play the clip through both sides."""
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """Counts at the end of a pass, since the first began."""
+
+    sent_bytes: int
+    feedback_bytes: int
+    messages: int
+    inferences: int
+    sent: int
+    edge: int
+    cpu_ns: dict[str, int]
+
+    @classmethod
+    def of(cls, cloud: _Cloud, pipeline: CameraPipeline, model: Model) -> _Passed:
+        counts = pipeline.counts()
+        return cls(
+            sum(size for _, size in cloud.sent),
+            cloud.feedback_bytes,
+            len(cloud.sent),
+            model.inferences,
+            counts.sent,
+            counts.edge,
+            dict(counts.stage_cpu_ns),
+        )
+
+    def since(self, before: _Passed) -> _Passed:
+        numbers = {
+            it.name: getattr(self, it.name) - getattr(before, it.name)
+            for it in dataclasses.fields(self)
+            if it.name != "cpu_ns"
+        }
+        return _Passed(cpu_ns={it: self.cpu_ns[it] - before.cpu_ns[it] for it in self.cpu_ns}, **numbers)
+
+
+def _edge_figures(passed: Sequence[_Passed], frames: int) -> dict[str, Any]:
+    """Of the edge model's answers: without spreading the teaching pass, and how much came of them."""
+    first, last = passed[1].since(passed[0]), passed[-1].since(passed[-2])
+    return {
+        "unlearned_bytes_per_frame": first.sent_bytes / frames,
+        "learned_bytes_per_frame": last.sent_bytes / frames,
+        "feedback_bytes_per_frame": last.feedback_bytes / frames,
+        "answered_at_the_edge": last.edge,
+        "sent": last.sent,
+    }
+
+
+def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None, passes: int = 1) -> Point:
+    """Play the clip through both sides.
+
+    passes: how often; all but the last one teach, and what they cost more than it is spread over an hour.
+    """
     pictures, model = scene.pictures, scene.model
     settings = AgentSettings.model_validate(
         {
@@ -166,8 +238,8 @@ def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None) -> Poi
             "heartbeat_s": point.heartbeat_s,
         }
     )
-    source, cloud, clock = _Source(), _Cloud(model, point.mode), [_START_NS]
-    before = model.inferences
+    source, clock = _Source(), [_START_NS]
+    cloud = _Cloud(model, point.mode, lambda report: pipeline.heard(report))  # noqa: PLW0108  # made below
     pipeline = CameraPipeline(
         settings,
         CameraIdentity(_TENANT, _SITE, _DEVICE, _CAMERA, _EPOCH, edge.model_ref if edge else None),
@@ -177,32 +249,40 @@ def run(scene: Scene, point: Operating, *, edge: EdgeModel | None = None) -> Poi
         clock=lambda: pb.ClockEstimate(offset_ns=1_234_567, uncertainty_ns=500_000),
         now=lambda: Moment(clock[0], clock[0] - _START_NS + _WALL_NS),
     )
-    for index, shown in enumerate(pictures):
-        clock[0] = _START_NS + int((index + 1) * 1e9 / pictures.fps)
-        wall_ns = clock[0] - _START_NS + _WALL_NS
-        source.waiting.append(Frame(index + 1, clock[0], wall_ns, shown))
-        pipeline.step(0)
-        cloud.collect(clock[0] / 1e9)
-    pipeline.close()
-    cloud.collect(float("inf"))
-    answered = [cloud.results[index + 1] for index in range(len(pictures))]
-    counts = pipeline.counts()
-    delays = np.percentile(cloud.delays_ms, [50, 95, 99])
+    frames = len(pictures)
+    passed = [_Passed.of(cloud, pipeline, model)]
+    for number in range(passes):
+        for index, shown in enumerate(pictures, 1 + number * frames):
+            clock[0] = _START_NS + int(index * 1e9 / pictures.fps)
+            wall_ns = clock[0] - _START_NS + _WALL_NS
+            source.waiting.append(Frame(index, clock[0], wall_ns, shown))
+            pipeline.step(0)
+            cloud.collect(clock[0] / 1e9)
+            cloud.report(clock[0] / 1e9)
+        if number == passes - 1:
+            pipeline.close()
+            cloud.collect(float("inf"))
+        passed.append(_Passed.of(cloud, pipeline, model))
+    answered = [cloud.results[index] for index in range(1 + (passes - 1) * frames, 1 + passes * frames)]
+    last = passed[-1].since(passed[-2])
+    taught = passed[-2].sent_bytes - (passes - 1) * last.sent_bytes
+    delays = np.percentile(cloud.delays_ms[-frames:], [50, 95, 99])
     return points.make(
         point.name,
         point.kind,
-        total_bytes=sum(size for _, size in cloud.sent),
+        total_bytes=last.sent_bytes + taught * frames / (3600 * pictures.fps),
         scene=scene,
         answers=[found for found, _ in answered],
         provenance=[name for _, name in answered],
-        inferences=model.inferences - before,
-        cpu_ms={stage: counts.stage_cpu_ns[stage] / 1e6 for stage in STAGES},
+        inferences=last.inferences,
+        cpu_ms={stage: last.cpu_ns[stage] / 1e6 for stage in STAGES},
         delay_ms=dict(zip(("p50", "p95", "p99"), map(float, delays), strict=True)),
         config={
             "encode": point.encode,
             "heartbeat_s": point.heartbeat_s,
             "propagate": point.mode,
-            "messages": len(cloud.sent),
+            "messages": last.messages,
+            **(_edge_figures(passed, frames) if edge is not None else {}),
             "peak_10s_kbit_s": cloud.peak_kbit_s(),
         },
     )

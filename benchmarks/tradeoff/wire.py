@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from eyeline.envelope import encode_envelope, message_id
-from eyeline.subjects import FRAMES, HUB_DOMAIN, device_inbox, frame_subject
+from eyeline.subjects import FRAMES, HUB_DOMAIN, control_subject, device_inbox, frame_subject
+from eyeline.v1 import device_pb2
 from eyeline.v1 import frame_pb2 as pb
 
 # Of IPv4 and TCP (or RTP, UDP and IPv4), for every segment that is started.
@@ -16,6 +17,12 @@ _REPLY_TOKENS = "." + "n" * 22 + "." + "t" * 8
 def framed(size: int) -> int:
     """Bytes of a piece of data with the headers of the segments that carry it."""
     return size + HEADER_BYTES * -(-size // SEGMENT_BYTES)
+
+
+def control_bytes(site: str, device: str, request: device_pb2.ControlRequest) -> int:
+    """Of a worker's request on its way to the device, in bytes."""
+    payload = request.SerializeToString()
+    return framed(len(f"MSG {control_subject(site, device)} 1 {len(payload)}\r\n\r\n") + len(payload))
 
 
 def envelope_bytes(envelope: pb.FrameEnvelope, stream_sequence: int) -> int:

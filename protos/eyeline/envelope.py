@@ -29,6 +29,15 @@ def item_range(item: pb.FrameItem) -> tuple[int, int]:
     return item.range.first_sequence, item.range.last_sequence
 
 
+def capture_of_one(item: pb.FrameItem) -> pb.CaptureTime | None:
+    """When an item's only frame was captured: an access unit's, or one that the edge model answered."""
+    if item.WhichOneof("item") == "access_unit":
+        return item.access_unit.capture
+    frames = item.range
+    single = frames.kind == pb.RANGE_KIND_EDGE and frames.first_sequence == frames.last_sequence
+    return frames.first_capture if single else None
+
+
 def first_sequence(envelope: pb.FrameEnvelope) -> int:
     """Sequence of the first frame in the envelope."""
     return item_range(envelope.items[0])[0]

@@ -19,12 +19,13 @@ from edge_agent.encode import open_encoder
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from edge_agent.handoff import CaptureTime, Dropped
+from edge_agent.opinion import Look
 from edge_agent.pipeline import CameraPipeline
 from edge_agent.plan import LinkState
 from eyeline.envelope import encode_envelope, item_range, last_sequence
 from eyeline.errors import EncodeFailed
 from eyeline.ladder import Rung
-from eyeline.v1 import device_pb2
+from eyeline.v1 import detection_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections, Epoch
 from tests.support.scenes import as_luma, background, picture, with_box
@@ -101,11 +102,11 @@ class FakeDetector:
         self.looked: list[int] = []
         self.broken = False
 
-    def detect(self, frame: Frame) -> Detections:
+    def look(self, frame: Frame) -> Look:
         self.looked.append(frame.sequence)
         if self.broken:
             raise DetectFailed("no memory")
-        return Detections.build([[1, 2, 3, 4]], [0.5], [0], ["person"])
+        return Look(Detections.build([[1, 2, 3, 4]], [0.5], [0], ["person"]), Detections.empty())
 
 
 class Rig:
@@ -122,7 +123,8 @@ class Rig:
         self.source, self.sink, self.detector = FakeSource(), FakeSink(), FakeDetector()
         self.link = LinkState()
         self.troubles: deque[str] = deque()
-        identity = CameraIdentity("acme", "yard", "box1", "gate", Epoch(1, b"12345678"))
+        model = detection_pb2.ModelRef(name="small", version="1", sha256="ab" * 32)
+        identity = CameraIdentity("acme", "yard", "box1", "gate", Epoch(1, b"12345678"), model)
         encoders: Any = lambda rung, shown: FakeEncoder(rung, shown, self.troubles)  # noqa: E731
         self.pipeline = CameraPipeline(
             self.settings,

@@ -55,7 +55,8 @@ def test_golden_sets_every_field_of_its_message(name: str) -> None:
     unset = {field.name for field in message.DESCRIPTOR.fields} - {
         field.name for field, _ in message.ListFields()
     }
-    assert unset <= {"reason"}
+    # Not set in what is not provisional, and no agent wrote anything else before there was such a field.
+    assert unset <= {"reason", "provisional"}
 
 
 @pytest.mark.parametrize("kind", ["", ".unknown_fields", ".schema2"])

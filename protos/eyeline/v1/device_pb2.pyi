@@ -97,6 +97,7 @@ class CameraStatus(_message.Message):
     JPEG_SAMPLED_BYTES_FIELD_NUMBER: _builtins.int
     BUDGET_KBIT_S_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
+    FRAMES_EDGE_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     state: Global___CameraState.ValueType
     message: _builtins.str
@@ -131,6 +132,8 @@ class CameraStatus(_message.Message):
     """What it may send, in kilobits a second; unset without a budget."""
     masks: _builtins.int
     """Masks in force: the device's own, and those of the desired configuration."""
+    frames_edge: _builtins.int
+    """Answered by the edge model alone: no pixels were sent."""
     @_builtins.property
     def frames_dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Frames dropped, by snake_case reason."""
@@ -161,10 +164,11 @@ class CameraStatus(_message.Message):
         jpeg_sampled_bytes: _builtins.int = ...,
         budget_kbit_s: _builtins.float | None = ...,
         masks: _builtins.int = ...,
+        frames_edge: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_edge", b"frames_edge", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_kbit_s: _TypeAlias = _typing.Literal["budget_kbit_s"]  # noqa: Y015
     _WhichOneofArgType__budget_kbit_s: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s"]  # noqa: Y015
@@ -651,6 +655,7 @@ class ControlRequest(_message.Message):
     LAG_NS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     BACKLOG_LAG_NS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     keyframe: _builtins.bool
     """Start a new chain: the decoder lost its state."""
@@ -662,6 +667,10 @@ class ControlRequest(_message.Message):
     """There is news of the camera in the PROFILES bucket."""
     backlog_lag_ns: _builtins.int
     """As lag_ns, of the backlog lane, which waits while the live picture is answered."""
+    @_builtins.property
+    def answers(self) -> Global___AnswerReport:
+        """What became of this camera's frames: told every few seconds while it has news."""
+
     def __init__(
         self,
         *,
@@ -670,11 +679,83 @@ class ControlRequest(_message.Message):
         lag_ns: _builtins.int = ...,
         profile: _builtins.bool = ...,
         backlog_lag_ns: _builtins.int = ...,
+        answers: Global___AnswerReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_lag_ns", b"backlog_lag_ns", "camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "backlog_lag_ns", b"backlog_lag_ns", "camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ControlRequest: _TypeAlias = ControlRequest  # noqa: Y015
+
+@_typing.final
+class AnswerReport(_message.Message):
+    """So a device knows that the cloud is there, and how far its own model agrees with the cloud's on this camera."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_COUNTER_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    MODEL_PREFIX_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    epoch_counter: _builtins.int
+    """Of the device's epoch that the sequences belong to."""
+    last_sequence: _builtins.int
+    """The newest frame that was answered in the live lane."""
+    model_prefix: _builtins.bytes
+    """First 8 bytes of the SHA-256 of the cloud's model."""
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrameAgreement]:
+        """Of frames that came with pixels and with what the edge model saw in them."""
+
+    def __init__(
+        self,
+        *,
+        epoch_counter: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        model_prefix: _builtins.bytes = ...,
+        frames: _abc.Iterable[Global___FrameAgreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch_counter", b"epoch_counter", "frames", b"frames", "last_sequence", b"last_sequence", "model_prefix", b"model_prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerReport: _TypeAlias = AnswerReport  # noqa: Y015
+
+@_typing.final
+class FrameAgreement(_message.Message):
+    """The edge model's objects in one frame, against the cloud's: same class, intersection over union above 0.5.
+    Objects that the cloud's model is in two minds about count for nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    agreed: _builtins.int
+    """Seen by both."""
+    extra: _builtins.int
+    """Seen by the edge model alone."""
+    missed: _builtins.int
+    """Seen by the cloud's model alone."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        extra: _builtins.int = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "extra", b"extra", "missed", b"missed", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameAgreement: _TypeAlias = FrameAgreement  # noqa: Y015

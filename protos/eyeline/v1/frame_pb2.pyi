@@ -408,7 +408,9 @@ class FrameRange(_message.Message):
     """For DROPPED: a stable snake_case reason, for example "spool_full"."""
     @_builtins.property
     def first_capture(self) -> Global___CaptureTime:
-        """Both times are left out of a SKIPPED range between two access units: evenly spaced between theirs."""
+        """Both times are left out of a SKIPPED range between two frames of their own, which are access units and EDGE
+        ranges of one frame: evenly spaced between theirs. A range of one frame may leave the last one out.
+        """
 
     @_builtins.property
     def last_capture(self) -> Global___CaptureTime: ...
@@ -488,6 +490,7 @@ class FrameEnvelope(_message.Message):
     PREVIOUS_SEQUENCE_FIELD_NUMBER: _builtins.int
     DEADLINE_NS_FIELD_NUMBER: _builtins.int
     IN_ORDER_FIELD_NUMBER: _builtins.int
+    PROVISIONAL_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     """Of this schema; a reader refuses a higher major. Currently 1."""
     tenant: _builtins.str
@@ -508,6 +511,10 @@ class FrameEnvelope(_message.Message):
     """Live answers are of use until so long after the capture, in nanoseconds; 0 means for ever."""
     in_order: _builtins.bool
     """What arrived before is answered before, backlog or not: the device's owner wants no overtaking."""
+    provisional: _builtins.bool
+    """Answers given on the device while the cloud was away, ahead of the frames themselves: the ranges are answered
+    provisionally, and what follows in the backlog lane is final. They take the live lane, which waits for nothing.
+    """
     @_builtins.property
     def epoch(self) -> Global___Epoch: ...
     @_builtins.property
@@ -553,10 +560,11 @@ class FrameEnvelope(_message.Message):
         previous_sequence: _builtins.int = ...,
         deadline_ns: _builtins.int = ...,
         in_order: _builtins.bool = ...,
+        provisional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "planned_for_model", b"planned_for_model", "published", b"published"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "deadline_ns", b"deadline_ns", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "in_order", b"in_order", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "previous_sequence", b"previous_sequence", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "clock", b"clock", "deadline_ns", b"deadline_ns", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "format", b"format", "in_order", b"in_order", "items", b"items", "lane", b"lane", "planned_for_model", b"planned_for_model", "previous_sequence", b"previous_sequence", "provisional", b"provisional", "published", b"published", "rung", b"rung", "schema_major", b"schema_major", "site", b"site", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
