@@ -105,7 +105,7 @@ class Rig:
         stack.push_async_callback(self.nats.close)
         self.js: JetStreamContext = self.nats.jetstream()
         for number in range(2, scenario.workers + 1):
-            await self._start_worker(number)
+            await self.start_worker(number)
         self.client = await stack.enter_async_context(Client(self.cloud.api))
         stack.push_async_callback(self._stop_tasks)
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._sample())]
@@ -177,7 +177,8 @@ class Rig:
                 return name
         raise ServerFailed(f"no worker of ours owns {camera}: {holder}")
 
-    async def _start_worker(self, number: int) -> None:
+    async def start_worker(self, number: int) -> None:
+        """One more beside those that run; returns when it has announced itself."""
         name = f"worker{number}"
         folder = self.state / "cloud"
         values = yaml.safe_load((folder / "cloud.yaml").read_text())

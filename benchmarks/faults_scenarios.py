@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Final
 
 import numpy as np
@@ -99,6 +99,21 @@ async def _worker_stopped(rig: Rig) -> None:
     rig.restored()
     await rig.at(16)
     rig.signal(owner, SIGCONT)
+
+
+async def _rebalanced(rig: Rig) -> None:
+    """The new worker gets its share under load, and the rest when the old one is told to stop."""
+    await rig.at(6)
+    await rig.start_worker(2)
+    end = time.monotonic() + 15
+    owners: set[str] = set()
+    while time.monotonic() < end and "worker2" not in owners:
+        owners = {await rig.owner(camera) for camera in rig.cameras}
+        await asyncio.sleep(0.2)
+    rig.notes["owners"] = sorted(owners)
+    await rig.at(16)
+    rig.signal("worker", SIGTERM)
+    rig.restored()
 
 
 async def _packet_deleted(rig: Rig) -> None:
@@ -349,6 +364,15 @@ SCENARIOS: Final = (
         "SIGSTOP of the owner for 8 s, past its lease of 3 s, then SIGCONT; two workers",
         _worker_stopped,
         workers=2,
+    ),
+    Scenario(
+        "worker_added_and_stopped",
+        "a second worker takes its share of eight cameras, then the first one ends in an orderly way",
+        _rebalanced,
+        28,
+        cameras=8,
+        fps=5,
+        check=lambda rig: "" if "worker2" in rig.notes["owners"] else f"owners stayed {rig.notes['owners']}",
     ),
     Scenario(
         "packet_deleted",

@@ -120,6 +120,8 @@ class Agent:
                 self.settings.http.host, self.settings.http.port, healthy=self._healthy, ready=self._ready
             )
             tasks: list[asyncio.Task[None]] = []
+            # Beside the spool's start: after a power cut, every second counts.
+            loading = asyncio.create_task(asyncio.to_thread(_load_detector, self.settings))
             try:
                 highest = await delivery.open_spool()
                 self._epoch = next_epoch(self.settings.state_dir, at_least=highest)
@@ -130,7 +132,7 @@ class Agent:
                 http.start()
                 self.http_port = http.port
                 outage = self._outage = self._make_outage(delivery)
-                self._make_cameras(delivery, outage)
+                self._make_cameras(delivery, outage, await loading)
                 self._desired = Desired(
                     delivery.hub,
                     site=self.settings.site,
@@ -158,6 +160,7 @@ class Agent:
                 ]
                 return await self._until_over(stop, tasks, delivery)
             finally:
+                await asyncio.gather(loading, return_exceptions=True)
                 await self._shut_down(delivery, tasks)
                 http.stop() if self.http_port else None
 
@@ -205,8 +208,8 @@ class Agent:
         with contextlib.suppress(RuntimeError):  # the agent is gone
             self._loop.call_soon_threadsafe(outage.take, camera, item)
 
-    def _make_cameras(self, delivery: Delivery, outage: Outage) -> None:
-        detector, self._edge_model, models = _load_detector(self.settings)
+    def _make_cameras(self, delivery: Delivery, outage: Outage, loaded: _Loaded) -> None:
+        detector, self._edge_model, models = loaded
         calibrations = self._calibrations = Calibrations(
             self.settings,
             delivery.hub,
@@ -508,6 +511,9 @@ class _Shared:
     def look(self, frame: Frame) -> Look:
         with self._lock:
             return self._model.look(frame)
+
+
+_Loaded = tuple[EdgeDetector | None, detection_pb2.ModelRef | None, Models]
 
 
 def _load_detector(

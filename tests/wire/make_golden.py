@@ -82,6 +82,8 @@ def frame_envelope() -> frame_pb2.FrameEnvelope:
         lane=frame_pb2.LANE_LIVE,
         rung="416px crf20",
         previous_sequence=99,
+        deadline_ns=400_000_000,
+        in_order=True,
     )
     envelope.items.add().access_unit.CopyFrom(
         frame_pb2.AccessUnit(
@@ -152,6 +154,9 @@ def result() -> result_pb2.Result:
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         coded_bytes=2048,
         resume_token="AQEBAgMEBQYHCAkKCwwNDg8Q",
+        zones=[result_pb2.ZoneCount(zone="yard", inside=2, entered=1, left=3, entered_total=40)],
+        lines=[result_pb2.LineCount(line="door", forward=1, backward=2, forward_total=30, backward_total=20)],
+        late=True,
     )
 
 
