@@ -182,6 +182,7 @@ class Delivery:
                     # The keeper makes room by purging old chains: the plan eases off, but goes on sending.
                     fill=min(self.spool.fill, PURGE_ABOVE_FILL),
                     cloud_share=pressure.share,
+                    live_wait_s=self._live_wait_s(camera.name) if lost_at is None else 0.0,
                     away=self._is_away(pressure),
                 )
             await asyncio.sleep(_STATE_EVERY_S)
@@ -195,6 +196,12 @@ class Delivery:
             or pressure.lag_s >= after_s
             or pressure.silent_s >= silent_after_s
         )
+
+    def _live_wait_s(self, camera: str) -> float:
+        """Age of the oldest live message that the hub does not have; what is late by now is none."""
+        waiting = self.spool.index(camera).waiting()
+        stored = [it.stored_s for it in waiting if it.lane == pb.LANE_LIVE]
+        return max(0.0, time.monotonic() - min(stored)) if stored else 0.0
 
     @property
     def idle(self) -> bool:

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final
 
 from edge_agent.budget import STEP_CRF, ByteBudget
+from edge_agent.coarser import Coarser
 from edge_agent.config import DetectSettings, EncodeSettings
 from edge_agent.frontier import Home, Position, Step
 from edge_agent.gate import GateDecision, GateReason
@@ -25,6 +26,10 @@ NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
 _EASE_FROM: Final = 0.5
 _FULL: Final = 0.95
 _LOWEST_SHARE: Final = 0.1
+# And between these ages of the oldest live message, in seconds, down to this share.
+_WAIT_FROM_S: Final = 0.7
+_WAIT_FULL_S: Final = 3.0
+_AGED_SHARE: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ class LinkState:
     backlog_s: age of the oldest message that the hub does not have; fill: of the spool, 0 to 1; breaks:
     counts up whenever the live lane stops being consecutive (messages moved to the backlog lane, or purged);
     overloaded: delivery takes no further message for now. cloud_share: share of the frame rate that the
-    cloud keeps up with, as far as it says. away: nobody out there answers frames.
+    cloud keeps up with, as far as it says. live_wait_s: age of the oldest live message that the hub does not
+    have, while there is a link. away: nobody out there answers frames.
     """
 
     connected: bool = True
@@ -43,6 +49,7 @@ class LinkState:
     breaks: int = 0
     overloaded: bool = False
     cloud_share: float = 1.0
+    live_wait_s: float = 0.0
     away: bool = False
 
 
@@ -145,6 +152,7 @@ class Planner:
         # Whether the cloud asks for another rung than the settings' own.
         self._overridden = False
         self._position: Position | None = None
+        self._coarser = Coarser()
         self._budget = (
             ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps)
             if encode.budget_kbit_s is not None
@@ -192,6 +200,8 @@ class Planner:
         position = self._calibrated
         if position is None:
             said = "as the settings say"
+            if self._coarser.steps:
+                said = f"{self._coarser.steps} coarser for the link; {said}"
         else:
             said = position.home.reason
             if position.index < position.home.index:
@@ -259,10 +269,11 @@ class Planner:
         self._unseen_motion = self._unseen_motion or moving
         if not gate.open and not must:
             return Decision(Action.IDLE, self._rung)
-        share = min(_share(link.fill), link.cloud_share)
+        bytes_share = min(_share(link.fill), _age_share(link.live_wait_s))
+        share = min(bytes_share, link.cloud_share)
         passes = self._passes(own, now_ns) if share >= 1 else None
         if passes is None:
-            share = self._along(now_ns, _share(link.fill), link.cloud_share)
+            share = self._along(now_ns, bytes_share, link.cloud_share)
         if self._budget is not None and passes is None:
             share *= self._budget.share(now_ns)
             if not self._budget.fits(now_ns, keyframe=(self._pending or self._limit(now_ns)) is not None):
@@ -286,6 +297,8 @@ class Planner:
         """Move along the frontier under pressure; the share of the frame rate that is left after that."""
         position = self._calibrated
         if position is None:
+            if self._coarser.follow(now_ns, bytes_share):
+                self._follow_rung()
             return min(bytes_share, rate_share)
         if position.follow(now_ns, bytes_share=bytes_share, rate_share=rate_share):
             self._follow_rung()
@@ -342,6 +355,8 @@ class Planner:
         if position is not None:
             rung = position.steps[max(0, position.index - steps)].rung
             steps = max(0, steps - position.index)
+        else:
+            steps = max(steps, self._coarser.steps)
         rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * steps, 51))
         if self._budget is not None:
             self._budget.max_fps = rung.max_fps
@@ -385,6 +400,12 @@ def _effort(settings: EncodeSettings) -> Effort:
     if settings.effort != "auto":
         return settings.effort
     return affordable_effort(settings.max_fps, settings.width_px)
+
+
+def _age_share(live_wait_s: float) -> float:
+    """Share of the frame rate that a link still takes which lets live messages wait for so long."""
+    eased = (live_wait_s - _WAIT_FROM_S) / (_WAIT_FULL_S - _WAIT_FROM_S)
+    return 1.0 - (1.0 - _AGED_SHARE) * min(max(eased, 0.0), 1.0)
 
 
 def _share(fill: float) -> float:

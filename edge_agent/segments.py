@@ -180,6 +180,9 @@ class CameraIndex:
     def acknowledged(self, segment: Segment, upto: int, last_frame: int, messages: int, size: int) -> None:
         """The hub has its messages up to spool sequence `upto`."""
         segment.cursor, segment.next_frame = upto + 1, last_frame + 1
+        # Of what is left, the oldest: messages are taken as evenly spaced.
+        share = min(1.0, messages / max(segment.messages, 1))
+        segment.stored_s += (segment.last_stored_s - segment.stored_s) * share
         segment.messages = max(0, segment.messages - messages)
         segment.size = max(0, segment.size - size)
         if segment.messages == 0:
