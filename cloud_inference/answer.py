@@ -33,6 +33,8 @@ class Seen:
     decoded_ns: int
     infer_start_ns: int
     infer_end_ns: int
+    # Which one it was, if not the one that answers as a rule.
+    model: detection_pb2.ModelRef | None = None
 
 
 @dataclass(slots=True)
@@ -191,8 +193,9 @@ class Answers:
             self._stand(lane, _Standing(work.last, Detections.empty(), self._model, outcome))
             return [self._degraded(work, outcome)]
         tracked = self._track(lane, head, outcome)
-        self._stand(lane, _Standing(work.last, tracked, self._model))
-        result = self._result(work, result_pb2.PROVENANCE_CLOUD, tracked, self._model)
+        model = outcome.model or self._model
+        self._stand(lane, _Standing(work.last, tracked, model))
+        result = self._result(work, result_pb2.PROVENANCE_CLOUD, tracked, model)
         result.times.decoded_ns = outcome.decoded_ns
         result.times.infer_start_ns = outcome.infer_start_ns
         result.times.infer_end_ns = outcome.infer_end_ns

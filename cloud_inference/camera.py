@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import nats.errors
@@ -18,7 +18,6 @@ import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
-from numpy.typing import NDArray
 
 from cloud_inference import metrics
 from cloud_inference.agree import Reports
@@ -31,6 +30,9 @@ from cloud_inference.drawings import Drawings
 from cloud_inference.early import provisional
 from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import DEADLINE, Inference
+from cloud_inference.rollout.route import Answered as RouteAnswer
+from cloud_inference.rollout.route import CameraRoute, Prepared, ref_of
+from cloud_inference.rollout.router import Router
 from cloud_inference.store import FencedOut, ResultLog, Stored
 from cloud_inference.traces import Traces
 from cloud_inference.track import Tracks
@@ -38,10 +40,9 @@ from cloud_inference.watermark import Watermark
 from cloud_inference.workload import CameraLoad
 from eyeline import subjects
 from eyeline.errors import BadEnvelope, BusError, InvalidName
-from eyeline.v1 import detection_pb2, device_pb2, frame_pb2, result_pb2
+from eyeline.v1 import device_pb2, frame_pb2, result_pb2
 from eyeline.values import Detections
 from eyeline_models.catalogue import ModelCard, detections
-from eyeline_models.letterbox import Letterbox
 
 _log = structlog.get_logger()
 
@@ -75,6 +76,8 @@ class Shared:
     max_in_flight: int
     propagate: Literal["causal", "smooth"]
     traces: Traces | None = None
+    # By tenant; none, as in tests, for the one model.
+    routers: dict[str, Router] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,7 @@ class _Session:
         self._answers = Answers(
             tracks=self._shared.tracks,
             next_track_id=self._take_track_id,
-            model=detection_pb2.ModelRef(name=card.name, version=str(card.version), sha256=card.sha256),
+            model=ref_of(card),
             mode=self._shared.propagate,
             is_late=self._is_late,
         )
@@ -243,6 +246,8 @@ class _Session:
         self._reports = Reports(card)
         # Work of messages that only answer ahead of others.
         self._early: deque[Work] = deque()
+        router = self._shared.routers.get(self._bus.tenant)
+        self._route = CameraRoute(self._shared.inference, card, router, site, camera)
         self._load = CameraLoad(self._bus.tenant)
         most = self._shared.max_in_flight
         # By whether it is late: the backlog leaves room for the live picture.
@@ -269,6 +274,7 @@ class _Session:
     async def close(self) -> None:
         """Give the consumer back."""
         self._load.close()
+        self._route.close()
         await self._feed.close()
 
     async def take(self) -> None:
@@ -399,7 +405,7 @@ class _Session:
             metrics.DECODE_SECONDS.observe(time.perf_counter() - began)
             if pending is not None and prepared is not None:
                 self._load.picture(work.source.lane)
-                self.group.create_task(self._infer(pending, *prepared, time.time_ns(), late=late))
+                self.group.create_task(self._infer(pending, prepared, time.time_ns(), late=late))
                 placed = False
         finally:
             if placed:
@@ -426,45 +432,36 @@ class _Session:
         self._slots[late].release()
         self._shared.inference.release(late=late)
 
-    def _decode(self, work: Work, *, wanted: bool) -> tuple[NDArray[np.uint8], Letterbox] | None:
+    def _decode(self, work: Work, *, wanted: bool) -> Prepared | None:
         assert work.unit is not None  # noqa: S101  # PIXELS has one
         decoder = self._decoders.setdefault(work.source.lane, ChainDecoder())
         picture = decoder.decode(work.unit, work.source.envelope.format, wanted=wanted)
-        if picture is None:
-            return None
-        letterbox = self._shared.card.letterbox(picture.shape[1], picture.shape[0])
-        return letterbox.apply(picture), letterbox
+        return None if picture is None else self._route.prepare(picture)
 
-    async def _infer(
-        self,
-        pending: Pending,
-        image: NDArray[np.uint8],
-        letterbox: Letterbox,
-        decoded_ns: int,
-        *,
-        late: bool,
-    ) -> None:
+    async def _infer(self, pending: Pending, prepared: Prepared, decoded_ns: int, *, late: bool) -> None:
         metrics.IN_FLIGHT.inc()
         try:
-            rows = await self._shared.inference.run(image, within_s=self._left_s(pending.work))
-            if isinstance(rows, str):
-                pending.outcome = rows
+            answer = await self._route.infer(prepared, within_s=self._left_s(pending.work))
+            if isinstance(answer, str):
+                pending.outcome = answer
             else:
-                found = detections(self._shared.card, rows.boxes, rows.count, letterbox)
-                in_source = to_source(found, pending.work.source.envelope.format)
-                self._compare(pending.work, rows.boxes, rows.count, letterbox)
-                pending.outcome = Seen(in_source, decoded_ns, rows.start_ns, rows.end_ns)
+                in_source = to_source(answer.found, pending.work.source.envelope.format)
+                if answer.card is self._shared.card:
+                    self._compare(pending.work, answer)
+                times = decoded_ns, answer.rows.start_ns, answer.rows.end_ns
+                pending.outcome = Seen(in_source, *times, ref_of(answer.card))
         finally:
             metrics.IN_FLIGHT.dec()
             self._give_back(late=late)
             self._wake.set()
 
-    def _compare(self, work: Work, boxes: NDArray[np.float32], count: int, letterbox: Letterbox) -> None:
+    def _compare(self, work: Work, answer: RouteAnswer) -> None:
         """Hold what the edge model saw in this frame, if it looked, against what was found here."""
         unit, envelope = work.unit, work.source.envelope
         if unit is None or not unit.HasField("edge"):
             return
-        found = detections(self._shared.card, boxes, count, letterbox, thresholds=self._reports.least)
+        rows, least = answer.rows, self._reports.least
+        found = detections(answer.card, rows.boxes, rows.count, answer.letterbox, thresholds=least)
         in_source = to_source(found, envelope.format)
         self._reports.compare(envelope.device, envelope.epoch.counter, unit, in_source)
 

@@ -1,5 +1,5 @@
 """`cloud-inference worker | api | web | triton | repository | local | secrets | enroll | revoke | token`,
-`models`, `engines`, and what `operate.cli` adds.
+`models`, `engines`, `tune`, and what `operate.cli` adds.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -327,12 +327,18 @@ def main() -> None:
     """Entry point."""
     # Only where it is asked for: the converters load half a dozen libraries.
     if sys.argv[1:2] in (["models"], ["--help"], []):
+        from cloud_inference.rollout.cli import register
         from eyeline_models.cli import app as models
 
-        app.add_typer(models, name="models", help="The catalogue, and bringing your own model.")
+        register(models)
+        app.add_typer(models, name="models", help="The catalogue, bringing your own model, rollouts.")
     from cloud_inference.operate.cli import app as operate
 
     app.add_typer(operate)
+    if sys.argv[1:2] in (["tune"], ["--help"], []):
+        from cloud_inference.tune import command as tune
+
+        app.command("tune")(tune)
     if sys.argv[1:2] in (["engines"], ["--help"], []):
         from cloud_inference.engines.cli import app as engines
 

@@ -82,10 +82,16 @@ class HubSettings(Settings):
 class TritonSettings(Settings):
     """The inference server, and the model that answers for cameras."""
 
-    url: str = "127.0.0.1:8001"
+    # One address or several; a name may stand for many, as that of a headless service.
+    url: str | tuple[str, ...] = "127.0.0.1:8001"
     # A name in the catalogue, which is also the name of the served model.
     model: str = "centernet-mobilenetv3"
     timeout_s: float = Field(default=5.0, gt=0, le=300)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses, however many."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
 
 class WorkerSettings(Settings):

@@ -1,7 +1,8 @@
 """The errors of the cloud side, beside those of the contract.
 
 EyelineError
-├── TritonUnavailable   the inference server is away, starting, overloaded or too slow (retryable)
+├── TritonUnavailable   the inference server is away, starting or overloaded (retryable)
+│   └── TritonTooSlow   it has not answered in time; it was told that nobody waits any more
 ├── ModelMissing        it is up and does not serve the model
 ├── ModelMismatch       it serves a model of that name with other inputs or outputs
 ├── InferenceFailed     it ran and refused this very request
@@ -16,9 +17,13 @@ from eyeline.errors import EyelineError
 
 
 class TritonUnavailable(EyelineError):
-    """The inference server is away, starting, overloaded or too slow."""
+    """The inference server is away, starting or overloaded."""
 
     retryable = True
+
+
+class TritonTooSlow(TritonUnavailable):
+    """The inference server has not answered in time."""
 
 
 class ModelMissing(EyelineError):

@@ -53,6 +53,11 @@ class Inference:
         self._slots = InFlight(most, first=_FIRST_IN_FLIGHT)
         self._away = False
 
+    @property
+    def model(self) -> Model:
+        """What is asked."""
+        return self._model
+
     async def reserve(self, *, late: bool = False) -> None:
         """Wait for a place; the picture is decoded only then, so that memory stays bounded.
 

@@ -67,3 +67,44 @@ CALIBRATION_CPU = Counter(
     "CPU time of scoring calibration samples in the worker, the inference server apart.",
     ["tenant"],
 )
+ROLLOUT_SHARE = Gauge(
+    "eyeline_cloud_rollout_share_ratio", "Share that the candidate model gets; 0 without one.", ["tenant"]
+)
+ROLLOUT_REQUESTS = Counter(
+    "eyeline_cloud_rollout_requests_total",
+    "Requests to the candidate model, by outcome: answered or failed.",
+    ["tenant", "outcome"],
+)
+ROLLOUT_SECONDS = Histogram(
+    "eyeline_cloud_rollout_seconds", "Time from request to answer of the candidate model.", buckets=_FAST
+)
+ROLLOUT_AGREEMENT = Gauge(
+    "eyeline_cloud_rollout_agreement_ratio",
+    "F1 of the candidate's objects against the stable model's, of all workers; 1 before the first.",
+    ["tenant"],
+)
+ROLLOUT_SHIFT = Gauge(
+    "eyeline_cloud_rollout_score_shift_ratio",
+    "Mean difference of scores, candidate less stable model, of all workers.",
+    ["tenant"],
+)
+ROLLOUT_COMPARED = Gauge(
+    "eyeline_cloud_rollout_compared_frames_count",
+    "Frames that both models have answered in the rollout that runs, of all workers.",
+    ["tenant"],
+)
+ROLLOUT_DECISIONS = Counter(
+    "eyeline_cloud_rollout_decisions_total",
+    "What the policy did by itself: promote or rollback.",
+    ["tenant", "decision"],
+)
+DRIFTING = Gauge(
+    "eyeline_cloud_drifting_cameras_count",
+    "Cameras of this worker of which a feature has moved much (population stability index above 0.25).",
+    ["tenant", "feature"],
+)
+DRIFT_WORST = Gauge(
+    "eyeline_cloud_drift_worst_ratio",
+    "Population stability index of the camera of this worker that has moved most.",
+    ["tenant", "feature"],
+)

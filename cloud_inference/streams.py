@@ -19,13 +19,23 @@ _SAMPLES_MAX_PARTS = 1024
 _AUDIT_MAX_BYTES = 1 << 30
 
 
+BUCKETS = (
+    subjects.LEASES,
+    subjects.WORKERS,
+    subjects.CLAIMS,
+    subjects.DESIRED,
+    subjects.PROFILES,
+    subjects.MODELS,
+)
+
+
 async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
     """Create what is missing and bring the rest to these settings; raises `BusError`."""
     for config in configs(settings):
         await bus.ensure_stream(js, config)
     # Never changed: whoever may change its limits can empty it.
     await bus.ensure_stream(js, audit_config(settings), change=False)
-    for bucket in (subjects.LEASES, subjects.WORKERS, subjects.CLAIMS, subjects.DESIRED, subjects.PROFILES):
+    for bucket in BUCKETS:
         await bus.ensure_bucket(
             js,
             KeyValueConfig(

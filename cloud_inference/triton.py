@@ -17,7 +17,13 @@ import structlog
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from cloud_inference.errors import InferenceFailed, ModelMismatch, ModelMissing, TritonUnavailable
+from cloud_inference.errors import (
+    InferenceFailed,
+    ModelMismatch,
+    ModelMissing,
+    TritonTooSlow,
+    TritonUnavailable,
+)
 from cloud_inference.triton_shm import Slots
 from eyeline.errors import EyelineError
 
@@ -130,7 +136,8 @@ class TritonModel:
     async def infer(self, images: NDArray[np.uint8], *, within_s: float | None = None) -> Answer:
         """Ask about uint8 [B, H, W, 3] BGR images of the model's size.
 
-        within_s: cancelled by then, at the server too, if that is sooner than the client's own limit.
+        within_s: cancelled by then, at the server too, if that is sooner than the client's own limit; while
+        it waits for its turn, Triton takes it out of its queue by itself.
 
         Raises `TritonUnavailable`, which a retry can mend, and `ModelMissing`, `ModelMismatch` or
         `InferenceFailed`, which it cannot.
@@ -147,15 +154,20 @@ class TritonModel:
                 request = self._request(images)
             else:
                 request = self._shared_request(images, slots, slot)
-            timeout_s = self._timeout_s if within_s is None else min(within_s, self._timeout_s)
+            timeout_s = self._timeout_s
+            if within_s is not None and within_s < timeout_s:
+                timeout_s = max(within_s, 0.001)
+                request = _queue_timeout(timeout_s) + request
             response = await self._infer(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as problem:
             if slot is not None and self._lost_shared_memory(problem):
                 # A server that was restarted knows nothing of it.
                 if self._slots is slots:
                     self._slots = None
-                await self._share()
+                await self.share()
                 return await self.infer(images, within_s=within_s)
+            if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise TritonTooSlow(f"Triton at {self.url} did not answer within {timeout_s:g} s") from None
             raise self._error(problem) from None
         finally:
             if slots is not None and slot is not None:
@@ -176,9 +188,8 @@ class TritonModel:
                     said = True
                     _log.warning("triton_waiting", server=self.url, model=self.name, reason=str(problem))
             else:
-                await self._share()
-                shared = self._slots is not None
-                _log.info("triton_ready", server=self.url, model=self.name, shared_memory=shared)
+                await self.share()
+                _log.info("triton_ready", server=self.url, model=self.name, shared_memory=self.shares)
                 return
             await asyncio.sleep(delay * (1 + random.random() / 4))
             delay = min(delay * 2, _LONGEST_WAIT_S)
@@ -242,7 +253,17 @@ class TritonModel:
             message.outputs.add(name=name)
         return bytes(message.SerializeToString())
 
-    async def _share(self) -> None:
+    @property
+    def stub(self) -> Any:
+        """Triton's other calls, on the same channel."""
+        return self._stub
+
+    @property
+    def shares(self) -> bool:
+        """Whether pictures travel through shared memory."""
+        return self._slots is not None
+
+    async def share(self) -> None:
         """Set shared memory up, if it is wanted and works; the wire works in any case."""
         if self._slots is not None or not self._wanted_slots or self._registering:
             return
@@ -287,7 +308,9 @@ class TritonModel:
             case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.UNIMPLEMENTED:
                 return InferenceFailed(said)
             case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return TritonUnavailable(f"Triton at {self.url} did not answer within {self._timeout_s:g} s")
+                return TritonTooSlow(f"Triton at {self.url} did not answer in time")
+            case _ if "timeout expired" in details.lower():
+                return TritonTooSlow(said)
             case _ if _DETERMINISTIC in details:
                 return InferenceFailed(said)
             case _:
@@ -316,6 +339,13 @@ class TritonModel:
                     f"Triton at {self.url} serves another model as {self.name}: {name} must be {datatype} "
                     f"{_readable(shapes[0])}, and is {actual}"
                 )
+
+
+def _queue_timeout(timeout_s: float) -> bytes:
+    """Field 4 of ModelInferRequest: Triton gives a request up that has waited so long for its turn."""
+    message = service_pb2.ModelInferRequest()
+    message.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    return bytes(message.SerializeToString())
 
 
 def _is_local(url: str) -> bool:

@@ -65,7 +65,7 @@ class Serving:
     device: Device = "cpu"
     instances: int = 1
     max_queue: int = 0
-    queue_timeout_us: int = 0
+    queue_timeout_us: int = 30_000_000
     warm_up: bool = True
 
 

@@ -19,12 +19,14 @@ from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.drawings import Drawings
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
+from cloud_inference.rollout.router import Arm, Router
 from cloud_inference.track import Tracks
-from cloud_inference.triton import TritonModel
+from cloud_inference.triton_pool import TritonPool
 from eyeline import bus
 from eyeline.errors import BusError
 from eyeline.health import HealthServer
 from eyeline_models import catalogue
+from eyeline_models.catalogue import ModelCard
 
 _log = structlog.get_logger()
 
@@ -46,7 +48,7 @@ async def run(settings: CloudSettings) -> None:
     )
     health.start()
     try:
-        async with TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model:
+        async with TritonPool(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model:
             await model.wait_ready()
             ready.model = True
             with (
@@ -119,6 +121,12 @@ async def _serve(
             lease_s=settings.worker.lease_s,
             work=lambda site, camera: Camera(shared, tenant_bus, site, camera, drawings).run(),
         )
+
+        def another(card: ModelCard) -> TritonPool:
+            return TritonPool(settings.triton.url, card, timeout_s=settings.triton.timeout_s)
+
+        default = Arm.of(shared.card, shared.inference)
+        router = shared.routers[tenant.name] = Router(tenant_bus, shared.worker, default, another)
         said = waiting = True
         while True:
             try:
@@ -133,9 +141,13 @@ async def _serve(
                             tenant_bus, shared.card, *scoring, propagate=shared.propagate, owns=ownership.owns
                         )
                         background.add(asyncio.create_task(calibrator.run()))
-                await ownership.run()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(router.run())
+                    group.create_task(ownership.run())
             except* BusError as problems:
-                problem = problems.exceptions[0]
+                problem: Exception = problems
+                while isinstance(problem, ExceptionGroup):
+                    problem = problem.exceptions[0]
                 if isinstance(problem, BusError) and not problem.retryable:
                     raise problem from None
                 if said:

@@ -27,7 +27,7 @@ from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, is_loopback
 from cloud_inference.infer import Model
 from cloud_inference.stills import Stills
-from cloud_inference.triton import TritonModel
+from cloud_inference.triton_pool import TritonPool
 from eyeline import bus
 from eyeline.errors import BusError, ConfigError, EyelineError
 from eyeline.health import HealthServer
@@ -76,7 +76,7 @@ async def run(settings: CloudSettings) -> None:
     card = catalogue.load(settings.triton.model)
     try:
         async with (
-            TritonModel(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model,
+            TritonPool(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model,
             serve(settings, model, card) as serving,
         ):
             health = HealthServer(
@@ -134,7 +134,7 @@ async def serve(settings: CloudSettings, model: Model, card: ModelCard) -> Async
     device_pb2_grpc.add_DevicesServicer_to_server(DevicesService(tenants, auth), server)
     stills = Stills()
     still_pb2_grpc.add_StillsServicer_to_server(StillsService(tenants, auth, stills), server)
-    check = model.check if isinstance(model, TritonModel) else None
+    check = model.check if isinstance(model, TritonPool) else None
     system_pb2_grpc.add_SystemServicer_to_server(SystemService(tenants, auth, card, check), server)
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -93,7 +93,7 @@ async def serve(settings: CloudSettings, hubs: dict[str, Hub] | None = None) -> 
     sessions = Sessions(lambda token: Client(address, token or None, tls=trust))
     door = Door(auth, tenants, tls=context is not None)
     history = History(
-        door, sessions, lives, triton=settings.triton.url, shared_triton=len(settings.hub.tenants) > 1
+        door, sessions, lives, triton=settings.triton.urls[0], shared_triton=len(settings.hub.tenants) > 1
     )
     page = _Page(door, sessions, lives, most=settings.web.max_viewers)
     application = web.Application(

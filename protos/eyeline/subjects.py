@@ -27,6 +27,8 @@ WORKERS: Final = "WORKERS"
 CLAIMS: Final = "CLAIMS"
 DESIRED: Final = "DESIRED"
 PROFILES: Final = "PROFILES"
+# Rollouts of models, and drift.
+MODELS: Final = "MODELS"
 
 HUB_DOMAIN: Final = "hub"
 EDGE_DOMAIN: Final = "edge"

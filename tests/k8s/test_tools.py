@@ -42,7 +42,7 @@ def test_checkov_finds_nothing_but_what_is_justified(tmp_path: Path) -> None:
 
 def test_dockerfiles() -> None:
     files = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
-    assert len(files) == 3
+    assert len(files) == 4
     status, said = run(Path(sys.executable).with_name("hadolint"), *files)
     assert status == 0, said
     for file in files:
@@ -105,6 +105,30 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             'nv_inference_count{namespace="eyeline",model="m"}': "0+150x80",
         },
         N,
+    ),
+    "EyelineModelRolledBack": (
+        {
+            'eyeline_cloud_rollout_decisions_total{namespace="eyeline",tenant="t",decision="rollback"}': (
+                "0x70 1x10"
+            )
+        },
+        N | {"tenant": "t"},
+    ),
+    "EyelineCandidateDisagrees": (
+        {
+            'eyeline_cloud_rollout_agreement_ratio{namespace="eyeline",pod="p",tenant="t"}': "0.5x80",
+            'eyeline_cloud_rollout_compared_frames_count{namespace="eyeline",pod="p",tenant="t"}': "500x80",
+            'eyeline_cloud_rollout_share_ratio{namespace="eyeline",pod="p",tenant="t"}': "0.1x80",
+        },
+        N | {"tenant": "t"},
+    ),
+    "EyelineDrift": (
+        {
+            'eyeline_cloud_drifting_cameras_count{namespace="eyeline",tenant="t",feature="brightness"}': (
+                "2x180"
+            )
+        },
+        N | {"tenant": "t", "feature": "brightness"},
     ),
     "EyelineApiFailing": (
         {'eyeline_cloud_api_refusals_total{namespace="eyeline",status="internal"}': "0+1x80"},

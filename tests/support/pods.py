@@ -105,8 +105,10 @@ class Cluster:
         self._ordinal = itertools.count()
 
     def __enter__(self) -> Self:
+        # Of a headless service, one address stands for those of its pods; a StatefulSet's have names.
+        named = {it["spec"]["serviceName"] for it in workloads(self.resources) if it["kind"] == "StatefulSet"}
         for service in self.resources:
-            if service["kind"] == "Service" and service["spec"].get("clusterIP") != "None":
+            if service["kind"] == "Service" and service["metadata"]["name"] not in named:
                 self._serve(service)
         for workload in workloads(self.resources):
             if workload["kind"] == "StatefulSet":
