@@ -442,6 +442,7 @@ class Agent:
             frames_captured=stats.frames_captured,
             frames_sent=counts.sent,
             frames_edge=counts.edge,
+            audits=camera.pipeline.audits,
             frames_idle=counts.idle,
             frames_skipped=counts.skipped,
             frames_dropped=status.merge_drops(name, counts.dropped, delivery.keeper.dropped(name), lost),

@@ -85,6 +85,8 @@ class Opinion:
         self._heard_ns: int | None = None
         self._looks = {it: EDGE_LOOKS.labels(camera, it.value) for it in Verdict}
         self.sure = False
+        # Of answers that would have stood; replaced whole, as others read it.
+        self.audits = device_pb2.EdgeAudits()
 
     @property
     def agreement(self) -> Agreement:
@@ -138,6 +140,8 @@ class Opinion:
             if sample is None:
                 continue
             f1 = frame_f1(frame.agreed, frame.extra, frame.missed)
+            if sample.audit:
+                self._count(frame)
             lost = self._agreement.observe(sample.condition, f1, sample.at_s, audit=sample.audit)
             if lost:
                 _log.warning("edge_answers_doubted", camera=self._camera, condition=tuple(sample.condition))
@@ -145,6 +149,15 @@ class Opinion:
         newest = max((frame.sequence for frame in report.frames), default=0)
         for sequence in [it for it in self._samples if it < newest]:
             del self._samples[sequence]
+
+    def _count(self, frame: device_pb2.FrameAgreement) -> None:
+        before = self.audits
+        self.audits = device_pb2.EdgeAudits(
+            frames=before.frames + 1,
+            agreed=before.agreed + frame.agreed,
+            extra=before.extra + frame.extra,
+            missed=before.missed + frame.missed,
+        )
 
     @property
     def _same_model(self) -> bool:

@@ -229,6 +229,11 @@ class CameraPipeline:
         return self._redactor.masks
 
     @property
+    def audits(self) -> device_pb2.EdgeAudits:
+        """How answers of the edge model that would have stood compare with the cloud's."""
+        return self._opinion.audits
+
+    @property
     def redaction_problem(self) -> str:
         """Why no pixels leave, in one line; empty while they do, or while nothing is to be hidden."""
         return self._redact_health.problem

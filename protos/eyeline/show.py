@@ -204,6 +204,9 @@ def device_object(device: device_pb2.Device) -> dict[str, Any]:
                 "source_codec": camera.source_codec,
                 "jpeg_samples": camera.jpeg_samples,
                 "jpeg_sampled_bytes": camera.jpeg_sampled_bytes,
+                "audits": {
+                    name: getattr(camera.audits, name) for name in ("frames", "agreed", "extra", "missed")
+                },
                 "capture_fps": round(camera.capture_fps, 2),
                 "size": [camera.width_px, camera.height_px],
                 "last_sequence": camera.last_sequence,

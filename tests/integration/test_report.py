@@ -78,6 +78,16 @@ def test_the_figures() -> None:
     assert (camera.video.bytes, camera.video.measured) == (5000 * 36_000, True)
 
 
+def test_audits_are_what_the_devices_counted() -> None:
+    checked = device()
+    checked.status.cameras[0].audits.CopyFrom(device_pb2.EdgeAudits(frames=20, agreed=45, extra=4, missed=6))
+    collector = data.Collector(BEGIN, END)
+    collector.add(Result.from_proto(period()[0]))
+    report = collector.report("x:1", [checked])
+    assert report.cameras[0].audits == (20, 0.9)
+    assert "<td>20</td><td>0.900</td>" in html.page(report)
+
+
 def test_what_no_device_measured_is_called_an_estimate() -> None:
     collector = data.Collector(BEGIN, END)
     collector.add(Result.from_proto(period()[0]))
@@ -92,7 +102,7 @@ def test_the_page_loads_nothing_and_says_what_it_measured() -> None:
     page = html.page(collected())
     assert not re.search(r"""(src|href)\s*=|url\(|@import|<script|<link""", page)
     for words in (
-        "No audits in this period",
+        "No audits:",
         "measured",
         "prefers-color-scheme:dark",
         "594 spool_full",

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cloud_inference import audit
 from cloud_inference.hub import LocalHub
 from cloud_inference.stills import Stills
 from eyeline import Client, subjects
@@ -109,6 +110,8 @@ async def test_looking_is_for_those_whose_camera_it_is(hub: LocalHub, tmp_path: 
             async with Client(serving.address, issuer.token(cameras=cameras, methods=[method])) as client:
                 if trouble is None:
                     assert (await client.still("yard", "gate")).sequence == 2
+                    (entry,) = [it async for it in audit.read(tenant.connection, tenant.js)]
+                    assert (entry.what, entry.cameras) == ("view", ("yard/gate",))
                 else:
                     with pytest.raises(trouble):
                         await client.still("yard", "gate")

@@ -113,6 +113,10 @@ def test_the_edge_answers_only_after_the_cloud_agreed_often_enough_and_audits_go
     later = [rig.frame() for _ in range(2000)]
     assert 0.03 < later.count(Verdict.CARRY) / len(later) < 0.07, "audits"
     assert later.count(Verdict.ANSWER) + later.count(Verdict.CARRY) == len(later)
+    told = rig.opinion.audits
+    assert told.frames == told.agreed
+    assert later.count(Verdict.CARRY) - 2 <= told.frames <= later.count(Verdict.CARRY), "audits alone"
+    assert (told.extra, told.missed) == (0, 0)
     assert rig.frame(must_send=True) is Verdict.CARRY, "pixels that go anyway are an audit for free"
     doubtful = Look(person(), person(100, 0.3))
     assert rig.frame(look=doubtful) is Verdict.CARRY, "another condition: nothing is known of it"

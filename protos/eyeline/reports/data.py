@@ -72,6 +72,8 @@ class CameraReport:
     series_objects: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0] * BINS))
     outages: list[Outage] = field(default_factory=list)
     envelope_share: float = 1.0
+    # Since the agent started: frames, and F1 of their objects (None when neither model saw any).
+    audits: tuple[int, float | None] | None = None
     jpeg: Cost | None = None
     video: Cost | None = None
     rung: str = ""
@@ -210,10 +212,17 @@ def outages(troubled: Sequence[tuple[int, int, int, str]]) -> list[Outage]:
     return found
 
 
+def _f1(audits: device_pb2.EdgeAudits) -> float | None:
+    total = 2 * audits.agreed + audits.extra + audits.missed
+    return 2 * audits.agreed / total if total else None
+
+
 def _costs(camera: CameraReport, status: device_pb2.CameraStatus | None) -> None:
     """What JPEG and the source's own video would have taken, from the device's counters where it has them."""
     if status is not None:
         camera.rung = status.rung
+        if status.audits.frames:
+            camera.audits = status.audits.frames, _f1(status.audits)
         if status.width_px:
             camera.size = status.width_px, status.height_px
         if status.frames_sent and camera.sent:

@@ -136,18 +136,19 @@ def _traffic(report: Report) -> str:
 
 
 def _accuracy(report: Report) -> str:
-    audits = getattr(report, "audits", None)
-    if not audits:
-        return (
-            "<section><h2>Accuracy against audits</h2><p>No audits in this period: nothing was stored that"
-            " compares answers of the edge with the cloud model on the same frames. Where answers come from:"
-            "</p>"
-            f"{_sources(report)}</section>"
+    audited = [(camera.name, *camera.audits) for camera in report.cameras if camera.audits is not None]
+    rows = [[_text(name), f"{count:,}", "-" if f1 is None else f"{f1:.3f}"] for name, count, f1 in audited]
+    if rows:
+        told = (
+            "<p>Answers of the edge model that would have stood, and whose pixels went to the cloud all the"
+            " same, to check: how their objects agree with the cloud model's (F1), since the agents"
+            f" started.</p>{_table(['camera', 'audits', 'F1'], rows)}"
         )
-    rows = [[_text(name), f"{count:,}", f"{agreed:.3f}"] for name, count, agreed in audits]
+    else:
+        told = "<p>No audits: no device has had an answer of its edge model checked by the cloud model.</p>"
     return (
-        "<section><h2>Accuracy against audits</h2><p>Frames that the edge answered and the cloud model saw"
-        f" too.</p>{_table(['camera', 'audits', 'F1'], rows)}{_sources(report)}</section>"
+        f"<section><h2>Accuracy against audits</h2>{told}<p>Where answers come from:</p>"
+        f"{_sources(report)}</section>"
     )
 
 

@@ -98,6 +98,7 @@ class CameraStatus(_message.Message):
     BUDGET_KBIT_S_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
     FRAMES_EDGE_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     state: Global___CameraState.ValueType
     message: _builtins.str
@@ -138,6 +139,12 @@ class CameraStatus(_message.Message):
     def frames_dropped(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Frames dropped, by snake_case reason."""
 
+    @_builtins.property
+    def audits(self) -> Global___EdgeAudits:
+        """How answers of the edge model that would have stood compare with the cloud's, since start: their pixels went
+        all the same, to check.
+        """
+
     def __init__(
         self,
         *,
@@ -165,16 +172,48 @@ class CameraStatus(_message.Message):
         budget_kbit_s: _builtins.float | None = ...,
         masks: _builtins.int = ...,
         frames_edge: _builtins.int = ...,
+        audits: Global___EdgeAudits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "audits", b"audits", "budget_kbit_s", b"budget_kbit_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_edge", b"frames_edge", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "audits", b"audits", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_edge", b"frames_edge", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_kbit_s: _TypeAlias = _typing.Literal["budget_kbit_s"]  # noqa: Y015
     _WhichOneofArgType__budget_kbit_s: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_kbit_s) -> _WhichOneofReturnType__budget_kbit_s | None: ...
 
 Global___CameraStatus: _TypeAlias = CameraStatus  # noqa: Y015
+
+@_typing.final
+class EdgeAudits(_message.Message):
+    """Objects of the frames that were checked: same class, intersection over union above 0.5."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    frames: _builtins.int
+    agreed: _builtins.int
+    """Seen by both models, by the edge's alone, and by the cloud's alone."""
+    extra: _builtins.int
+    missed: _builtins.int
+    def __init__(
+        self,
+        *,
+        frames: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        extra: _builtins.int = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "extra", b"extra", "frames", b"frames", "missed", b"missed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeAudits: _TypeAlias = EdgeAudits  # noqa: Y015
 
 @_typing.final
 class SpoolStatus(_message.Message):
