@@ -236,6 +236,7 @@ async def test_status_fits_the_terminal(hub: LocalHub, columns: str) -> None:
         assert "\x1b" not in done.out
 
 
+@pytest.mark.long
 async def test_a_real_agent_whose_camera_is_missing_and_that_is_killed(hub: LocalHub, tmp_path: Path) -> None:
     device = hub.tenant("acme").device("yard", "box1")
     (tmp_path / "agent.yaml").write_text(
