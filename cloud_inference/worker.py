@@ -143,6 +143,7 @@ async def _serve(
                         background.add(asyncio.create_task(calibrator.run()))
                 async with asyncio.TaskGroup() as group:
                     group.create_task(router.run())
+                    await router.loaded.wait()
                     group.create_task(ownership.run())
             except* BusError as problems:
                 problem: Exception = problems

@@ -19,7 +19,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, BucketNotFoundError
+from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError
 from nats.js.kv import KeyValue
 
 from cloud_inference import metrics
@@ -80,6 +80,7 @@ class Router:
         self.stable = default
         self.candidate: Arm | None = None
         self.seen = Seen()
+        self.loaded = asyncio.Event()
         self._revision = 0
         self._others: dict[str, Seen] = {}
         self._stored_drift: dict[str, bytes] = {}
@@ -104,11 +105,25 @@ class Router:
         except (TimeoutError, APIError, BucketNotFoundError, nats.errors.Error) as problem:
             raise BusError(f"bucket {subjects.MODELS}: {problem}") from None
         try:
+            await self._load(bucket)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow())
                 group.create_task(self._publish(bucket))
         finally:
             await self._close()
+
+    async def _load(self, bucket: KeyValue) -> None:
+        """As it stands when we begin: no frame goes to a model that another took the place of."""
+        try:
+            entry = await bucket.get(plan.KEY)
+        except KeyNotFoundError:
+            pass
+        except (TimeoutError, APIError, nats.errors.Error) as problem:
+            raise BusError(f"bucket {subjects.MODELS}: {problem}") from None
+        else:
+            self._revision = entry.revision or 0
+            await self._change(self._read(entry.value or b""))
+        self.loaded.set()
 
     async def _close(self) -> None:
         for task in self._beside:
@@ -155,7 +170,7 @@ class Router:
             self.seen = Seen(new.id)
         if new.stable != old.stable:
             self.stable = await self._arm(new.stable) or self.stable
-        if new.candidate != old.candidate:
+        if (new.id, new.candidate) != (old.id, old.candidate):
             self.candidate = await self._arm(new.candidate) if new.candidate else None
         share = new.share if new.running else 0.0
         metrics.ROLLOUT_SHARE.labels(self._bus.tenant).set(share)
