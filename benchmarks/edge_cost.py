@@ -30,7 +30,8 @@ from edge_agent.batch import CameraIdentity, Moment
 from edge_agent.config import AgentSettings
 from edge_agent.frame import Frame
 from edge_agent.frame_metrics import STAGES
-from edge_agent.pipeline import CameraPipeline, EdgeDetector
+from edge_agent.pipeline import CameraPipeline
+from edge_agent.seams import EdgeDetector
 from eyeline.errors import EyelineError
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch

@@ -1,6 +1,9 @@
 """The edge agent: cameras in, envelopes out, nothing lost on the way.
 
 - capture -> gate -> plan -> redact -> detect -> encode -> batch: the life of a frame, wired by `pipeline`
+- `opinion`, `agree`: whether what the edge model sees stands for the cloud's answer
+- `local`, `outage`, `local_results`, `watch`: what a device answers while the cloud is away, and who hears it
+- `seams`, `stage_health`: what the pipeline needs of its neighbours, and how its stages fail and recover
 - `redact`: the one way out for pixels; `redact_mask`, `redact_tracks`, `redact_models`: what it hides
 - `calibrate`, `calibrated`, `calibration_files`: a camera's sample and profile
 - `sample`, `scene`, `frontier`: the pictures that needs, what they show, and the rung it gives

@@ -31,9 +31,10 @@ from edge_agent.handoff import Dropped
 from edge_agent.local import LocalItem
 from edge_agent.opinion import Look
 from edge_agent.outage import Outage
-from edge_agent.pipeline import CameraPipeline, EdgeDetector
+from edge_agent.pipeline import CameraPipeline
 from edge_agent.redact_models import Models, redactor
 from edge_agent.sample import Sampler, sample_spec
+from edge_agent.seams import EdgeDetector
 from edge_agent.seen import Seen
 from edge_agent.sink import LoopSink
 from eyeline.errors import ConfigError

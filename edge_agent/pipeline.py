@@ -12,10 +12,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import cv2
 import structlog
@@ -36,6 +35,8 @@ from edge_agent.redact import RedactedPicture, Redactor
 from edge_agent.redact_models import redactor as redactor_of
 from edge_agent.sample import Sampler
 from edge_agent.scene import SceneMean
+from edge_agent.seams import Counts, EdgeDetector, Sink, Source
+from edge_agent.stage_health import StageHealth
 from eyeline.ladder import Rung
 from eyeline.v1 import calibration_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
@@ -46,64 +47,10 @@ _log = structlog.get_logger()
 _READ_TIMEOUT_S: Final = 0.1
 # While delivery takes nothing, items merge; from so many on, every frame becomes part of one dropped range.
 _MOST_WAITING: Final = 500
-_FIRST_RETRY_S: Final = 1.0
-_LONGEST_RETRY_S: Final = 60.0
 # Redaction is tried again soon: until it works, the cloud is blind.
 _REDACT_FIRST_RETRY_S: Final = 0.2
 _REDACT_LONGEST_RETRY_S: Final = 5.0
 _RANGE_KINDS: Final = {Action.IDLE: pb.RANGE_KIND_IDLE, Action.SKIP: pb.RANGE_KIND_SKIPPED}
-
-
-class Source(Protocol):
-    """What the pipeline needs of capture."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether no frame will come any more, and all were read."""
-        ...
-
-    def read(self, timeout_s: float) -> Frame | Dropped | None:
-        """The next frame, or frames that capture had to drop; None when the time is up."""
-        ...
-
-
-class EdgeDetector(Protocol):
-    """What the pipeline needs of the edge model."""
-
-    def look(self, frame: Frame) -> Look:
-        """Objects in source pixels, and what may be one."""
-        ...
-
-
-class Sink(Protocol):
-    """What the pipeline sees of delivery. Neither call blocks."""
-
-    def ready(self) -> bool:
-        """Whether another envelope is welcome."""
-        ...
-
-    def offer(self, envelope: pb.FrameEnvelope) -> None:
-        """Hand over; only after `ready()` said yes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What became of a camera's frames so far."""
-
-    captured: int
-    sent: int
-    edge: int
-    idle: int
-    skipped: int
-    dropped: Mapping[str, int]
-    chains: int
-    last_sequence: int
-    rung: str
-    rung_reason: str
-    size: tuple[int, int]
-    capture_fps: float
-    stage_cpu_ns: Mapping[str, int]
 
 
 class CameraPipeline:
@@ -139,13 +86,9 @@ class CameraPipeline:
         detect = (
             settings.detect if detector is not None else settings.detect.model_copy(update={"enabled": False})
         )
-        has_model = detector is not None and identity.edge_model is not None
-        self._opinion = Opinion(
-            detect,
-            identity.camera,
-            epoch=identity.epoch.counter,
-            model_sha256=identity.edge_model.sha256 if has_model and identity.edge_model else "",
-        )
+        sha256 = identity.edge_model.sha256 if detector is not None and identity.edge_model else ""
+        epoch = identity.epoch.counter
+        self._opinion = Opinion(detect, self.camera, epoch=epoch, model_sha256=sha256)
         self._local = LocalAnswers(detect, local, heartbeat_s=settings.heartbeat_s)
         self._planner = Planner(settings.encode_of(self.camera), detect)
         self._sampler = sampler
@@ -162,12 +105,12 @@ class CameraPipeline:
         self._own_refused = ""
         self._chain_id = 0
         self._chain_index = 0
-        self._gate_health = _Health("gate", self.camera)
-        self._detector_health = _Health("detector", self.camera)
-        self._encoder_health = _Health("encoder", self.camera)
+        self._gate_health = StageHealth("gate", self.camera)
+        self._detector_health = StageHealth("detector", self.camera)
+        self._encoder_health = StageHealth("encoder", self.camera)
         # Without one given, the settings' own: no way around it.
         self._redactor = redactor if redactor is not None else redactor_of(settings, self.camera)
-        self._redact_health = _Health(
+        self._redact_health = StageHealth(
             "redaction", self.camera, first_s=_REDACT_FIRST_RETRY_S, longest_s=_REDACT_LONGEST_RETRY_S
         )
         self._redact_cpu_ns = 0
@@ -564,42 +507,3 @@ class CameraPipeline:
         if self._encoder is not None:
             self._encoder.close()
         self._encoder = self._rung = None
-
-
-class _Health:
-    """Whether a stage works: says so once a change, and spaces attempts out while it does not."""
-
-    def __init__(
-        self,
-        stage: str,
-        camera: str,
-        *,
-        first_s: float = _FIRST_RETRY_S,
-        longest_s: float = _LONGEST_RETRY_S,
-    ) -> None:
-        self.problem = ""
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._stage = stage
-        self._camera = camera
-        self._failures = 0
-        self._retry_ns = 0
-
-    def due(self, now_ns: int) -> bool:
-        return self._failures == 0 or now_ns >= self._retry_ns
-
-    def failed(self, problem: Exception, now_ns: int) -> None:
-        if self._failures == 0:
-            _log.error(f"{self._stage}_failed", camera=self._camera, reason=f"{problem}"[:300])
-        self.problem = f"{problem}"[:300]
-        wait_s = min(self._first_s * 2 ** min(self._failures, 10), self._longest_s)
-        self._failures += 1
-        self._retry_ns = now_ns + int(wait_s * 1e9)
-
-    def worked(self) -> bool:
-        """Whether it had failed before."""
-        if not self._failures:
-            return False
-        _log.info(f"{self._stage}_recovered", camera=self._camera, failures=self._failures)
-        self._failures, self.problem = 0, ""
-        return True
