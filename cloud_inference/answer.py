@@ -63,6 +63,8 @@ class _Lane:
     key: object = None
     standing: _Standing | None = None
     before: _Standing | None = None
+    # The last frame answered in it.
+    reached: int = 0
 
 
 @dataclass(slots=True)
@@ -95,8 +97,8 @@ class Answers:
         # By lane, the live one first: it waits for nothing of the others.
         self._pending: dict[int, deque[Pending]] = {frame_pb2.LANE_LIVE: deque()}
         self._lanes: dict[int, _Lane] = {}
-        # What stood at the end of runs that a lane has left: the backlog of one may come after.
-        self._past: deque[tuple[object, _Standing]] = deque(maxlen=8)
+        # What stood where a lane left a run, or left frames out: these may come after, in the backlog.
+        self._past: deque[tuple[object, _Standing]] = deque(maxlen=64)
 
     def __len__(self) -> int:
         return sum(len(pending) for pending in self._pending.values())
@@ -112,6 +114,8 @@ class Answers:
     def restore(self, stored: result_pb2.Result, key: object) -> None:
         """Replay a stored final result, oldest first, so that tracks and the standing answer survive."""
         lane = self._lane(stored.lane or frame_pb2.LANE_LIVE, key)
+        self._leave_out(lane, stored.key.sequence)
+        lane.reached = stored.last_sequence
         detections = Detections.from_proto(stored.detections)
         if stored.provenance in {result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_EDGE}:
             lane.tracker.replay(detections, stored.last_sequence)
@@ -159,6 +163,8 @@ class Answers:
                 if results is None:
                     break
                 pending.popleft()
+                if results:
+                    self._lanes[head.work.source.lane].reached = head.work.last
                 out.results += results
                 objects += sum(len(result.detections) for result in results)
                 out.done.append(head.work)
@@ -169,6 +175,7 @@ class Answers:
         if work.kind is Kind.END or (work.kind is Kind.PIXELS and not work.wanted):
             return []
         lane = self._lane(work.source.lane, work.source.key)
+        self._leave_out(lane, work.first)
         if work.kind is Kind.PIXELS:
             return self._seen(lane, head)
         if isinstance(head.outcome, Seen):
@@ -293,6 +300,14 @@ class Answers:
                 self._past.append((state.key, state.standing))
             state = self._lanes[lane] = _Lane(self._tracks.new(self._next_track_id), key)
         return state
+
+    def _leave_out(self, lane: _Lane, first: int) -> None:
+        """Remember what stood when a lane goes on behind frames that it left out."""
+        if lane.standing is None or not lane.reached or first <= lane.reached + 1:
+            return
+        left = (lane.key, lane.standing)
+        if not self._past or self._past[-1] != left:
+            self._past.append(left)
 
     def _standing_for(self, lane: _Lane, work: Work) -> _Standing | None:
         """The answer that stood before these frames, whichever lane it came in."""

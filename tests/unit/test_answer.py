@@ -258,6 +258,25 @@ def test_lanes_do_not_take_each_others_frames_for_lost() -> None:
     assert [r.key.sequence for r in bench.results()] == [1, 4, 2, 3]
 
 
+def test_frames_left_out_by_the_live_lane_keep_what_stood_before_them() -> None:
+    """The live lane has gone on by several pictures when they come, behind an outage."""
+    bench = Bench()
+    bench.feed(bench.device.pixels(), saw=person(10))
+    late = bench.device.envelope(
+        [bench.device.range(3, frame_pb2.RANGE_KIND_IDLE)], lane=frame_pb2.LANE_BACKLOG
+    )
+    late.previous_sequence = 0
+    for step in range(4):
+        live = bench.device.envelope([bench.device.pixels(keyframe=True)])
+        live.previous_sequence = 1 if step == 0 else live.items[0].access_unit.sequence - 1
+        bench.take(live, saw=person(50))
+    assert [r.key.sequence for r in bench.results()] == [1, 5, 6, 7, 8]
+    bench.take(late)
+    (held,) = bench.results()
+    assert (held.key.sequence, held.last_sequence, held.provenance) == (2, 4, PROPAGATED)
+    assert held.detections[0].box.x1_px == pytest.approx(10)
+
+
 def test_tracks_survive_a_change_of_owner() -> None:
     bench = Bench()
     bench.feed(bench.device.pixels(), saw=person(10))
