@@ -26,6 +26,8 @@ _log = structlog.get_logger()
 
 # A stretch that stays shorter for so long is given up, and begun anew.
 _GIVE_UP_NS: Final = 15 * 60 * 1_000_000_000
+# After an encoder failed.
+_REST_NS: Final = 60_000_000_000
 # Enough to tell rungs apart when no more moves.
 _LEAST_PICTURES: Final = 20
 _MOST_BYTES: Final = 8 << 20
@@ -66,6 +68,7 @@ class Sampler:
     ) -> None:
         self._camera, self._spec, self._done, self._open = camera, spec, done, encoders
         self._asked = False
+        self._rest_until_ns = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -91,7 +94,7 @@ class Sampler:
 
     def wants(self, frame: Frame, *, moving: bool) -> bool:
         """Whether this frame's picture belongs into the sample. moving: the gate is open."""
-        if not self._asked:
+        if not self._asked or frame.monotonic_ns < self._rest_until_ns:
             return False
         if self._pictures and (frame.opened or frame.monotonic_ns - self._first_ns > _GIVE_UP_NS):
             if not frame.opened and len(self._pictures) >= _LEAST_PICTURES:
@@ -110,6 +113,7 @@ class Sampler:
             data = self._encoder.encode(picture, keyframe=not self._pictures)
         except Exception as problem:  # noqa: BLE001  # codecs raise much; the live pictures go on
             self._drop(f"{problem}"[:300])
+            self._rest_until_ns = frame.monotonic_ns + _REST_NS
             return
         self._pictures.append(
             calibration_pb2.SamplePicture(offset_ns=frame.monotonic_ns - self._first_ns, data=data)

@@ -1,8 +1,8 @@
 """Every way that pixels leave the device is driven, and what is behind a mask is looked for in what left.
 
 `PATHS` holds all of them: today, frames in four codecs and as the camera coded them,
-out of a recording and through a real agent and hub.
-Calibration samples, audits, snapshots and debug dumps do not exist yet; each gets its line when it comes.
+out of a recording and through a real agent and hub. Beside them: calibration samples.
+Audits, snapshots and debug dumps do not exist yet; each gets its line when it comes.
 That none comes unnoticed is held by `tests/unit/test_redact.py`, which names the one module that may make
 bytes of pixels, and by the type that this module takes.
 """
@@ -31,9 +31,11 @@ from edge_agent.config import AgentSettings
 from edge_agent.frame import Frame
 from edge_agent.handoff import Dropped
 from edge_agent.pipeline import CameraPipeline
+from edge_agent.sample import Sampler, SampleSpec
 from eyeline.envelope import item_range
+from eyeline.ladder import Rung
 from eyeline.subjects import status_subject
-from eyeline.v1 import device_pb2
+from eyeline.v1 import calibration_pb2, device_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
 from eyeline_models import catalogue
@@ -44,6 +46,8 @@ from tests.support.eventually import eventually
 from tests.support.servers import cloud_client
 
 pytestmark = pytest.mark.timeout(120)
+
+Sample = calibration_pb2.CalibrationSample
 
 STREET = Path(__file__).parents[2] / "benchmarks" / "clips" / "street.mp4"
 # A corner, a triangle in the middle, and a strip along the right border; fractions of width and height.
@@ -187,6 +191,45 @@ def test_no_pixel_leaves_without_the_model(path: str, clip: Path) -> None:
     assert {it.reason for it in dropped} == {"redaction_failed"}
     assert sum(it.last_sequence - it.first_sequence + 1 for it in dropped) >= LEAST
     assert frames_of(envelopes) == list(range(1, FRAMES + 1))
+
+
+def sampled(clip: Path, redact: dict[str, Any], codec: Any, frames: int) -> tuple[Sampler, list[Sample]]:
+    """The sampler of one camera's path that was asked for a sample, and what came out of it."""
+    given = sections(clip, redact)
+    given["cameras"][0]["loop"] = True
+    settings = AgentSettings.model_validate({"device": "box1", **given})
+    done: list[Sample] = []
+    sampler = Sampler("door", SampleSpec(Rung(codec, 200, 18, 95, 240.0), 1 / 24), done.append)
+    capture = Capture(settings.cameras[0], SystemClock())
+    identity = CameraIdentity("acme", SITE, "box1", "door", Epoch(1, bytes(8)))
+    pipeline = CameraPipeline(settings, identity, _Source(capture), _Sink(), sampler=sampler)
+    pipeline.ask_sample()
+    capture.start()
+    try:
+        while not done and pipeline.counts().captured < frames:
+            assert pipeline.step(10)
+    finally:
+        capture.stop()
+        pipeline.close(1)
+    return sampler, done
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_no_pixel_behind_a_mask_is_in_a_calibration_sample(codec: str, clip: Path) -> None:
+    _, (sample,) = sampled(clip, {"masks": MASKS}, codec, 1000)
+    decoder = ChainDecoder()
+    assert len(sample.pictures) >= 20
+    for index, one in enumerate(sample.pictures):
+        unit = pb.AccessUnit(chain_id=1, chain_index=index, keyframe=not index, data=one.data)
+        shown = decoder.decode(unit, sample.format)
+        assert shown is not None
+        check_masked(shown)
+
+
+def test_no_calibration_sample_is_taken_without_the_model() -> None:
+    sampler, done = sampled(STREET, {"blur": ["face"], "face_model": "gone"}, "h264", 40)
+    assert not done
+    assert sampler.taken == 0
 
 
 def test_the_check_sees_a_leak(clip: Path) -> None:
