@@ -210,6 +210,8 @@ class Played:
     triton: dict[str, Any]
     first_answer_s: float | None
     rungs: dict[str, str]
+    why: dict[str, str]
+    calibration_bytes: int
 
 
 @dataclass(slots=True)
@@ -231,7 +233,13 @@ async def _play(show: _Show, cloud: Cloud) -> Played:
     first_answer_s: float | None = None
     async with cloud.client() as client:
         camera = {"source": str(show.clip.path.absolute()), "realtime": True, "loop": True}
-        agent = Agent(cloud, show.state / "agent", dict.fromkeys(tallies, camera))
+        # A short sample and few rungs, so that the profile comes while one looks on.
+        agent = Agent(
+            cloud,
+            show.state / "agent",
+            {name: {**camera, "calibrate": "auto"} for name in tallies},
+            settings={"calibration": {"seconds": 8, "kbit_s": 2000, "crfs": [30, 34, 38]}},
+        )
 
         async def listen() -> None:
             nonlocal first_answer_s
@@ -267,6 +275,8 @@ async def _play(show: _Show, cloud: Cloud) -> Played:
         },
         first_answer_s=first_answer_s,
         rungs={camera.camera: camera.rung for camera in status.cameras},
+        why={camera.camera: camera.rung_reason for camera in status.cameras},
+        calibration_bytes=sum(camera.calibration_bytes for camera in status.cameras),
     )
 
 
@@ -336,7 +346,14 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "results_by_provenance": dict(provenance),
         "degraded_by_reason": dict(reasons),
         "bytes_sent": played.bytes_sent,
-        "bytes_per_frame": round(played.bytes_sent / max(captured, 1), 1),
+        # What was sent once, for calibration, counts as it would over an hour of the camera.
+        "bytes_per_frame": round(
+            (played.bytes_sent - played.calibration_bytes) / max(captured, 1)
+            + played.calibration_bytes / max(len(played.captured), 1) / (clip.fps * 3600),
+            1,
+        ),
+        "bytes_per_frame_with_calibration": round(played.bytes_sent / max(captured, 1), 1),
+        "calibration_bytes": played.calibration_bytes,
         "jpeg_bytes_per_frame": round(jpeg, 1),
         "f1_vs_reference": round(accuracy.f1, 4),
         "f1_interval_95": [round(accuracy.f1_low, 4), round(accuracy.f1_high, 4)],
@@ -347,6 +364,7 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "first_answer_s": round(played.first_answer_s, 1) if played.first_answer_s is not None else None,
         "triton": played.triton,
         "rungs": played.rungs,
+        "rung_reasons": played.why,
     }
 
 
@@ -394,7 +412,15 @@ def _table(summary: dict[str, Any]) -> Table:
         f"{triton['inferences']} pictures in {triton['executions']} runs of {triton['model']}, "
         f"{triton['mean_batch']:.2f} a batch",
     )
-    table.add_row("rung", ", ".join(sorted(set(summary["rungs"].values()))))
+    for rung, why in sorted({(summary["rungs"][name], why) for name, why in summary["rung_reasons"].items()}):
+        table.add_row("rung", f"{rung}: {why}")
+    if summary["calibration_bytes"]:
+        once = summary["bytes_per_frame_with_calibration"]
+        table.add_row(
+            "calibration",
+            f"{summary['calibration_bytes'] / 1000:.0f} KB, sent once and spread over an hour above; "
+            f"with all of it in this run {once:.0f} bytes a frame",
+        )
     return table
 
 

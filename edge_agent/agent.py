@@ -27,6 +27,7 @@ from edge_agent.detect import EdgeModel
 from edge_agent.epoch import next_epoch
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
+from edge_agent.frame_metrics import RUNG_BELOW, RUNG_F1
 from edge_agent.handoff import Dropped
 from edge_agent.local import LocalItem
 from edge_agent.opinion import Look
@@ -436,6 +437,8 @@ class Agent:
         elif stats.state is CameraState.LIVE:
             message = _delivery_problem(delivery, name) or message
         lost = {"too_large": forwarder.too_large[name]} if forwarder and forwarder.too_large[name] else {}
+        RUNG_F1.labels(name).set(counts.rung_standing[0])
+        RUNG_BELOW.labels(name).set(counts.rung_standing[1])
         return device_pb2.CameraStatus(
             camera=name,
             state=state,
@@ -454,6 +457,7 @@ class Agent:
             rung=counts.rung,
             rung_reason=counts.rung_reason,
             calibration=self._calibrations.line(name) if self._calibrations is not None else "",
+            calibration_bytes=self._calibrations.sent_bytes(name) if self._calibrations is not None else 0,
             last_sequence=stats.last_sequence,
             reconnects=stats.reconnects,
             source_bytes=stats.yardstick.source_bytes,

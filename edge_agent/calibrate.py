@@ -86,6 +86,10 @@ class Calibrations:
         """What calibration does, in one line; empty when it is off and was never asked for."""
         return self._cameras[camera].line(self._now())
 
+    def sent_bytes(self, camera: str) -> int:
+        """Bytes of samples that the hub took since start."""
+        return self._cameras[camera].sent_bytes
+
     async def run(self) -> None:
         """Look after samples and profiles, for ever."""
         async with asyncio.TaskGroup() as group:

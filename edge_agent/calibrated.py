@@ -9,10 +9,12 @@ import structlog
 
 from edge_agent import calibration_files as files
 from edge_agent.config import AgentSettings, CameraSettings
+from edge_agent.frame_metrics import CALIBRATION_BYTES
 from edge_agent.frontier import Home, Step, Wish, choose, steps_of
 from edge_agent.plan import rung_of
 from edge_agent.scene import DRIFT, drift
 from eyeline import ladder
+from eyeline.overhead import MESSAGE_BYTES
 from eyeline.v1 import calibration_pb2, detection_pb2
 
 _log = structlog.get_logger()
@@ -59,6 +61,8 @@ class Calibrated:
         self.size: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.asked_hub_s = 0.0
         self.said = ""
+        # On the wire, since start.
+        self.sent_bytes = 0
         self._taking = False
         self._drifted_s: float | None = None
         self._problem = ""
@@ -108,6 +112,11 @@ class Calibrated:
 
     def part_sent(self, now_s: float) -> None:
         """The hub has one part more."""
+        size = (
+            len(self.sample[self.sent * self._notes.part_bytes :][: self._notes.part_bytes]) + MESSAGE_BYTES
+        )
+        self.sent_bytes += size
+        CALIBRATION_BYTES.labels(self.name).inc(size)
         self._notes = self._notes.but(sent=self._notes.sent + 1, sent_s=now_s)
         self.store.keep_notes(self._notes)
 

@@ -41,6 +41,20 @@ PUBLISHED_BYTES: Final = Counter(
     "eyeline_edge_published_bytes", "Bytes of envelopes that the spool took.", ["camera"]
 )
 
+CALIBRATION_BYTES: Final = Counter(
+    "eyeline_edge_calibration_bytes", "Bytes of calibration samples that the hub took.", ["camera"]
+)
+RUNG_F1: Final = Gauge(
+    "eyeline_edge_rung_expected_f1_ratio",
+    "Accuracy of the rung in force, as calibration measured it against the cloud's model; else 0.",
+    ["camera"],
+)
+RUNG_BELOW: Final = Gauge(
+    "eyeline_edge_rung_below_home_count",
+    "Rungs of its frontier that pressure has moved the camera below the one that meets its target.",
+    ["camera"],
+)
+
 STAGES: Final = ("gate", "plan", "redact", "detect", "encode", "batch", "publish")
 
 

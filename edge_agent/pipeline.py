@@ -194,6 +194,7 @@ class CameraPipeline:
             last_sequence=self._next_sequence - 1,
             rung=self._planner.rung.name,
             rung_reason=self._planner.reason,
+            rung_standing=self._planner.standing,
             size=self._size,
             capture_fps=1 / self._interval_s if self._interval_s > 0 else 0.0,
             stage_cpu_ns=MappingProxyType(dict(self._stages.spent_ns)),

@@ -211,6 +211,16 @@ class Planner:
         return said
 
     @property
+    def standing(self) -> tuple[float, int]:
+        """Accuracy that calibration measured of the rung in force (0 without), and rungs below home."""
+        position = self._calibrated
+        if position is None:
+            return 0.0, 0
+        down = self._budget.steps if self._budget is not None else 0
+        index = max(0, position.index - down)
+        return position.steps[index].f1, max(0, position.home.index - index)
+
+    @property
     def _calibrated(self) -> Position | None:
         """The place on the frontier, where it decides."""
         return None if self._overridden or self._wanted.is_own else self._position

@@ -59,6 +59,7 @@ class Counts:
     last_sequence: int
     rung: str
     rung_reason: str
+    rung_standing: tuple[float, int]
     size: tuple[int, int]
     capture_fps: float
     stage_cpu_ns: Mapping[str, int]

@@ -129,3 +129,57 @@ async def test_a_camera_calibrates_itself(
         found = json.loads(out)["gate"]
         assert found["rung"] == camera.rung
         assert found["why"] == camera.rung_reason
+
+
+@pytest.mark.long
+async def test_a_sample_outlives_agent_and_hub(
+    hub: LocalHub, triton: RunningTriton, cloud: Client, tmp_path: Path
+) -> None:
+    """Asked for by the command; while it is sent the agent is killed, then the hub stopped."""
+    # Slow enough to be interrupted: some twenty seconds.
+    agent = Process(hub, tmp_path / "edge", **street(calibration={"kbit_s": 24}))
+    await agent.start()
+    command = [sys.executable, "-m", "edge_agent", "calibrate", "gate", "--json", "--timeout", "150"]
+    asked: asyncio.subprocess.Process | None = None
+
+    async def calibration(text: str) -> bool:
+        with contextlib.suppress(Exception):
+            return text in (await camera_of(cloud)).calibration
+        return False
+
+    try:
+        await eventually(lambda: calibration(""), within_s=30)
+        asked = await asyncio.create_subprocess_exec(
+            *command, "--config", str(agent.config), stdout=asyncio.subprocess.PIPE
+        )
+        await eventually(lambda: calibration("parts"), within_s=60)
+        assert agent.process is not None
+        agent.process.kill()
+        await agent.process.wait()
+        await agent.start()
+        await eventually(lambda: agent.events("sample_taken") and calibration("parts"), within_s=60)
+        await hub.stop()
+        await hub.start()
+        await eventually(lambda: agent.events("sample_sent"), within_s=90)
+        assert len(agent.events("sample_taken")) == 1, "the sample on the disk went on"
+        async with running_worker(hub, triton):
+            out, _ = await asyncio.wait_for(asked.communicate(), 120)
+        assert asked.returncode == 0
+        found = json.loads(out)["gate"]
+        assert found["sample"]["pictures"] == 20
+        assert found["rung"]
+    finally:
+        if asked is not None and asked.returncode is None:
+            asked.kill()
+        await agent.end()
+
+
+async def test_a_camera_cannot_be_calibrated_without_an_agent(hub: LocalHub, tmp_path: Path) -> None:
+    agent = Process(hub, tmp_path / "edge", **street())
+    for camera, says in (("gate", "no agent runs with state_dir"), ("door", "no camera is named 'door'")):
+        command = [sys.executable, "-m", "edge_agent", "calibrate", camera, "--config", str(agent.config)]
+        done = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        _, err = await done.communicate()
+        assert done.returncode == 2
+        assert says in err.decode()
+        assert len(err.decode().splitlines()) == 1

@@ -91,6 +91,7 @@ class CameraStatus(_message.Message):
     RECONNECTS_FIELD_NUMBER: _builtins.int
     RUNG_REASON_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
+    CALIBRATION_BYTES_FIELD_NUMBER: _builtins.int
     SOURCE_BYTES_FIELD_NUMBER: _builtins.int
     SOURCE_CODEC_FIELD_NUMBER: _builtins.int
     JPEG_SAMPLES_FIELD_NUMBER: _builtins.int
@@ -120,6 +121,8 @@ class CameraStatus(_message.Message):
     """Why the camera sits on this rung, in one line."""
     calibration: _builtins.str
     """What calibration does at the moment, in one line; empty when it is switched off."""
+    calibration_bytes: _builtins.int
+    """Bytes of calibration samples that the hub took since start, with what messages cost beyond them."""
     source_bytes: _builtins.int
     """Compressed bytes that the source itself delivered since start: what forwarding its stream would have cost.
     0 of a source that is not video, such as raw pictures or a test pattern.
@@ -165,6 +168,7 @@ class CameraStatus(_message.Message):
         reconnects: _builtins.int = ...,
         rung_reason: _builtins.str = ...,
         calibration: _builtins.str = ...,
+        calibration_bytes: _builtins.int = ...,
         source_bytes: _builtins.int = ...,
         source_codec: _builtins.str = ...,
         jpeg_samples: _builtins.int = ...,
@@ -176,7 +180,7 @@ class CameraStatus(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "audits", b"audits", "budget_kbit_s", b"budget_kbit_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "audits", b"audits", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_edge", b"frames_edge", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s", "audits", b"audits", "budget_kbit_s", b"budget_kbit_s", "bytes_published", b"bytes_published", "calibration", b"calibration", "calibration_bytes", b"calibration_bytes", "camera", b"camera", "capture_fps", b"capture_fps", "frames_captured", b"frames_captured", "frames_dropped", b"frames_dropped", "frames_edge", b"frames_edge", "frames_idle", b"frames_idle", "frames_sent", b"frames_sent", "frames_skipped", b"frames_skipped", "height_px", b"height_px", "jpeg_sampled_bytes", b"jpeg_sampled_bytes", "jpeg_samples", b"jpeg_samples", "last_sequence", b"last_sequence", "masks", b"masks", "message", b"message", "reconnects", b"reconnects", "rung", b"rung", "rung_reason", b"rung_reason", "source_bytes", b"source_bytes", "source_codec", b"source_codec", "state", b"state", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_kbit_s: _TypeAlias = _typing.Literal["budget_kbit_s"]  # noqa: Y015
     _WhichOneofArgType__budget_kbit_s: _TypeAlias = _typing.Literal["_budget_kbit_s", b"_budget_kbit_s"]  # noqa: Y015
