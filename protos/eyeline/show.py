@@ -211,8 +211,6 @@ def device_object(device: device_pb2.Device) -> dict[str, Any]:
                 "size": [camera.width_px, camera.height_px],
                 "last_sequence": camera.last_sequence,
                 "reconnects": camera.reconnects,
-                "rung": camera.rung,
-                "rung_reason": camera.rung_reason,
                 "calibration": camera.calibration,
             }
             for camera in status.cameras
