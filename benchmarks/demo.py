@@ -40,6 +40,7 @@ from benchmarks import annotate, reference, score
 from benchmarks.system import Agent, Cloud, triton_counters
 from eyeline import Client, lock
 from eyeline.errors import ConfigError, EyelineError
+from eyeline.v1 import device_pb2
 from eyeline.values import Detections, Result
 from eyeline_models import catalogue
 
@@ -275,9 +276,15 @@ async def _play(show: _Show, cloud: Cloud) -> Played:
         },
         first_answer_s=first_answer_s,
         rungs={camera.camera: camera.rung for camera in status.cameras},
-        why={camera.camera: camera.rung_reason for camera in status.cameras},
+        why={camera.camera: _why(camera) for camera in status.cameras},
         calibration_bytes=sum(camera.calibration_bytes for camera in status.cameras),
     )
+
+
+def _why(camera: device_pb2.CameraStatus) -> str:
+    """Why the camera sat on its rung; while that is not calibration's doing, how far that has got."""
+    held = not camera.calibration or camera.calibration.startswith("profile by")
+    return camera.rung_reason if held else f"{camera.rung_reason}; {camera.calibration}"
 
 
 async def _watch(show: _Show, client: Client, agent: Agent) -> None:

@@ -14,7 +14,7 @@ from eyeline import ladder
 from eyeline.ladder import Rung
 from eyeline.v1 import calibration_pb2
 
-_ROUNDS: Final = 50
+_ROUNDS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)

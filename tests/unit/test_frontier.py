@@ -109,8 +109,8 @@ def test_evened_out_f1_never_falls_with_bits_or_frames(values: list[float]) -> N
     cells = [(fps, crf) for fps in rates for crf in crfs]
     even = even_out([Scored(rung(*cell), 1.0, value) for cell, value in zip(cells, values, strict=True)])
     grid = np.array(even).reshape(3, 4)
-    assert (np.diff(grid, axis=0) > -1e-6).all()
-    assert (np.diff(grid, axis=1) > -1e-6).all()
+    assert (np.diff(grid, axis=0) > -1e-3).all()
+    assert (np.diff(grid, axis=1) > -1e-3).all()
     assert grid.mean() == pytest.approx(np.mean(values), abs=1e-6)
 
 
