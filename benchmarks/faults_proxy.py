@@ -42,6 +42,8 @@ class Proxy:
         self.weather = Weather()
         self.port = 0
         self.bytes = 0
+        # Pieces that went on, of at most 1,400 bytes: what a network would put headers on.
+        self.segments = 0
         self._target = host, port
         self._random = random.Random(seed)
         self._up = asyncio.Event()
@@ -140,4 +142,5 @@ class Proxy:
             await self._up.wait()
             writer.write(data)
             self.bytes += len(data)
+            self.segments += -(-len(data) // 1400)
             await writer.drain()

@@ -18,9 +18,11 @@ _WINDOW_S: Final = 10.0
 _EASE_FROM: Final = 0.6
 # A keyframe costs about so many units, as long as no unit was seen.
 _KEYFRAME_UNITS: Final = 8
-# One step of the quantiser, a third of the bytes; at most so many; how long before one down, and one up.
+# One step of the quantiser, a third of the bytes; at most so many, and so many up where there is room for it;
+# how long before one down, and one up.
 STEP_CRF: Final = 4
 _MOST_STEPS: Final = 5
+_MOST_UP: Final = 2
 _STEP_GAIN: Final = 1.5
 _FIRST_STEP_S: Final = 5.0
 _STEP_EVERY_S: Final = 20.0
@@ -43,6 +45,8 @@ class ByteBudget:
     max_fps: float
     # Steps that the quantiser has been raised, or rungs down the frontier.
     steps: int = 0
+    # Whether the rung may be finer than it was set, where there is room for it: steps below 0.
+    may_rise: bool = False
     # Bytes a second that something else may send meanwhile: a calibration sample.
     lent_bytes_s: float = 0.0
     _sent: deque[tuple[int, float]] = field(default_factory=deque)
@@ -60,7 +64,10 @@ class ByteBudget:
         """Begin so far down that a keyframe of a picture so wide, 4 to 3, leaves room in the window."""
         guess = _KEYFRAME_PX_BYTES * width_px**2 * 0.75 * 2.0 ** ((24 - crf) / 5)
         over = guess / (self._limit * _KEYFRAME_SHARE)
-        self.steps = self._least = self._steps_for(over) if over > 1 else 0
+        self._least = (
+            self._steps_for(over) if over > 1 else -min(int(-math.log2(over) * 5 / STEP_CRF), _MOST_UP)
+        )
+        self.steps = max(0, self._least)
 
     def spend(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
         """A unit was sent."""
@@ -106,7 +113,7 @@ class ByteBudget:
         wanted = self._unit * self.max_fps / (self._limit / _WINDOW_S)
         if wanted > _TOO_MUCH and self.steps < _MOST_STEPS:
             due_s, steps = _FIRST_STEP_S, min(self.steps + self._steps_for(wanted), _MOST_STEPS)
-        elif wanted < _LITTLE and self.steps > self._least:
+        elif wanted < _LITTLE and self.steps > (self._least if self.may_rise else max(0, self._least)):
             due_s, steps = _STEP_EVERY_S, self.steps - 1
         else:
             return False

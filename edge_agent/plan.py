@@ -22,6 +22,9 @@ from eyeline.v1 import device_pb2
 # keyframe. A chain idle for so long is ended all the same: the hub keeps the log of every open chain.
 NEW_CHAIN_AFTER_IDLE_S: Final = 300.0
 
+# Finer rungs within an ample byte budget also have so many times the frames.
+_RISEN_FPS: Final = 1.36
+
 # Between these fills of the spool the frame rate falls, down to this share of the rung's.
 _EASE_FROM: Final = 0.5
 _FULL: Final = 0.95
@@ -207,7 +210,9 @@ class Planner:
             if position.index < position.home.index:
                 said = f"{position.home.index - position.index} below home for the link or the cloud; {said}"
         if self._budget is not None and self._budget.steps:
-            said = f"{self._budget.steps} down for the byte budget; {said}"
+            steps = self._budget.steps
+            why = f"{steps} down for the byte budget" if steps > 0 else f"{-steps} up within the byte budget"
+            said = f"{why}; {said}"
         return said
 
     @property
@@ -363,13 +368,18 @@ class Planner:
         steps = self._budget.steps if self._budget is not None else 0
         position = self._calibrated
         if position is not None:
+            steps = max(0, steps)
             rung = position.steps[max(0, position.index - steps)].rung
             steps = max(0, steps - position.index)
-        else:
+        elif self._coarser.steps > 0:
             steps = max(steps, self._coarser.steps)
-        rung = dataclasses.replace(rung, crf=min(rung.crf + STEP_CRF * steps, 51))
+        rung = dataclasses.replace(rung, crf=min(max(rung.crf + STEP_CRF * steps, 0), 51))
+        if steps < 0:
+            rung = dataclasses.replace(rung, max_fps=rung.max_fps * _RISEN_FPS)
         if self._budget is not None:
             self._budget.max_fps = rung.max_fps
+            # What a calibration found, or the cloud asks for, is all that is wanted.
+            self._budget.may_rise = position is None and not self._overridden
         if not rung.same_stream(self._rung):
             self._start_chain(ChainReason.RUNG)
         self._rung = rung

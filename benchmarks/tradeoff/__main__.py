@@ -1,7 +1,7 @@
 """Accuracy against bytes: Eyeline beside JPEG, an x264 sweep, the edge model alone and the camera's packets.
 
     python -m benchmarks.tradeoff --video FILE [--model CLOUD] [--edge-model EDGE] [--noise SIGMA]
-                                  [--frames N] --out DIR
+                                  [--pan PX] [--frames N] --out DIR
 
 Writes tradeoff.json, tradeoff.png and table.txt into the output folder. Models are names of the catalogue,
 model folders or served ONNX files, or an export of YOLOX, which is made a served model first.
@@ -46,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="centernet-mobilenetv3", help="the cloud's model")
     parser.add_argument("--edge-model", default=DetectSettings().model, help="the model on the device")
     parser.add_argument("--noise", type=float, default=0.0, help="sigma of added noise, in grey levels")
+    parser.add_argument(
+        "--pan",
+        type=float,
+        default=0.0,
+        metavar="PX",
+        help="show a window of two thirds of the picture, moving to and fro by so many pixels a frame",
+    )
     parser.add_argument("--frames", type=int, help="only so many of the clip")
     parser.add_argument(
         "--enough",
@@ -59,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--fresh", action="store_true", help="measure baselines anew, whatever is kept of them"
     )
     options = parser.parse_args(arguments)
-    if options.noise < 0 or (options.frames is not None and options.frames < 1):
-        parser.error("--noise must be at least 0, --frames at least 1")
+    if options.noise < 0 or options.pan < 0 or (options.frames is not None and options.frames < 1):
+        parser.error("--noise and --pan must be at least 0, --frames at least 1")
     cv2.setNumThreads(1)
     try:
         run(options, Console(width=170))
@@ -76,7 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
     out.mkdir(parents=True, exist_ok=True)
     card = served(options.model)
     model = Model(card)
-    pictures = Pictures(options.video, options.frames, options.noise)
+    pictures = Pictures(options.video, options.frames, options.noise, options.pan)
     with console.status("reference") as status:
         scene = Scene(pictures, model, reference(pictures, model, CACHE), Bands())
         began = time.monotonic()
@@ -93,6 +100,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
         "video": {
             "file": options.video.name,
             "noise": options.noise,
+            "pan": options.pan,
             "size": list(pictures.size),
             "fps": pictures.fps,
         },
@@ -100,9 +108,9 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
         "reference": {"model": card.name, "sha256": card.sha256, "bands": asdict(scene.bands)},
     }
     figures = report.write(out / "tradeoff.json", head, found)
-    title = (
-        f"{options.video.name}{f', noise {options.noise:g}' if options.noise else ''}: {len(pictures)} frames"
-    )
+    noise = f", noise {options.noise:g}" if options.noise else ""
+    pan = f", panned {options.pan:g} px a frame" if options.pan else ""
+    title = f"{options.video.name}{noise}{pan}: {len(pictures)} frames"
     report.plot(out / "tradeoff.png", title, found, figures)
     with (out / "table.txt").open("w", encoding="utf-8") as file:
         Console(file=file, width=190).print(report.table(found))
@@ -127,7 +135,7 @@ def _baselines(options: argparse.Namespace, scene: Scene, step: Callable[[str], 
         )
     step("jpeg")
     yield _kept(options, f"jpeg {key}", lambda: baselines.jpeg(scene))
-    if not options.noise:
+    if not options.noise and not options.pan:
         step("passthrough")
         yield _kept(options, f"own {key}", lambda: baselines.passthrough(scene))
     for longer_px in dict.fromkeys((max(scene.model.card.input_size), max(scene.pictures.size))):

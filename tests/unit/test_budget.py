@@ -10,6 +10,7 @@ from edge_agent.budget import STEP_CRF, ByteBudget
 from edge_agent.config import DetectSettings, EncodeSettings
 from edge_agent.gate import GateDecision, GateReason
 from edge_agent.plan import Action, LinkState, Planner
+from eyeline.v1 import device_pb2
 
 MOTION = GateDecision(open=True, reason=GateReason.MOTION)
 IDLE = GateDecision(open=False, reason=GateReason.IDLE)
@@ -82,3 +83,19 @@ def test_what_could_not_be_shown_is_shown_when_there_is_room() -> None:
     assert planner.decide(MOTION, 2 * 10**9, LinkState()).action is Action.SKIP
     assert planner.decide(IDLE, 3 * 10**9, LinkState()).action is Action.SKIP
     assert planner.decide(IDLE, 12 * 10**9, LinkState()).action is Action.SEND
+
+
+def test_an_ample_budget_affords_a_finer_rung_unless_the_cloud_chose_it() -> None:
+    rungs = {}
+    for chosen in (False, True):
+        planner = Planner(EncodeSettings(budget_kbit_s=200, batch_ms=0), DetectSettings(enabled=False))
+        if chosen:
+            planner.desire(device_pb2.DesiredCamera(crf=32))
+        for n in range(1200):
+            now = 10**9 + n * STEP_NS
+            decision = planner.decide(MOTION, now, LinkState())
+            if decision.action is Action.SEND:
+                planner.sent(15_000 if decision.chain else 700, now, keyframe=decision.chain is not None)
+        rungs[chosen] = planner.rung
+    assert (rungs[False].crf, rungs[False].max_fps) == (22, pytest.approx(3.4))
+    assert (rungs[True].crf, rungs[True].max_fps) == (32, 2.5)
