@@ -3,7 +3,8 @@
     python -m benchmarks.budget [--video FILE] [--budgets 20,50,200] [--seconds 60] [--out FILE]
 
 The link is a TCP proxy that counts both directions, acknowledgements, status and clock included, plus 40
-bytes of headers for every started 1,400 of a piece. The first `_START_S` (connecting, subscribing) are told apart.
+bytes of headers for every started 1,400 of a piece. The first `_START_S` (connecting, subscribing) are told
+apart.
 """
 
 from __future__ import annotations
