@@ -18,6 +18,8 @@ _WINDOW_S: Final = 10.0
 _EASE_FROM: Final = 0.6
 # A keyframe costs about so many units, as long as no unit was seen.
 _KEYFRAME_UNITS: Final = 8
+# Status, clock, claims and the question what the cloud wants: what a device says beside frames, a second.
+DEVICE_BYTES_S: Final = 550.0
 # One step of the quantiser, a third of the bytes; at most so many, and so many up where there is room for it;
 # how long before one down, and one up.
 STEP_CRF: Final = 4
@@ -38,11 +40,15 @@ _LITTLE: Final = 0.4
 
 @dataclass(slots=True)
 class ByteBudget:
-    """kbit_s: kilobits a second; batch_s: how long units wait for company; max_fps: of the rung."""
+    """kbit_s: kilobits a second; batch_s: how long units wait for company; max_fps: of the rung.
+
+    device_bytes_s: what the device says beside frames comes off as well, at most half of all.
+    """
 
     kbit_s: float
     batch_s: float
     max_fps: float
+    device_bytes_s: float = 0.0
     # Steps that the quantiser has been raised, or rungs down the frontier.
     steps: int = 0
     # Whether the rung may be finer than it was set, where there is room for it: steps below 0.
@@ -129,7 +135,7 @@ class ByteBudget:
     @property
     def _limit(self) -> float:
         """Bytes of a window. Messages bunch what was made over `batch_s` more, so less is planned for."""
-        own = self.kbit_s * 125 - self.lent_bytes_s
+        own = self.kbit_s * 125 - min(self.device_bytes_s, self.kbit_s * 125 / 2) - self.lent_bytes_s
         return (1 - HEADERS_SHARE) * own * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
 
     def _in_window(self, now_ns: int) -> float:

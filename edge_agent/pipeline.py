@@ -20,6 +20,7 @@ import cv2
 import structlog
 
 from edge_agent.batch import CameraIdentity, EnvelopeBuilder, Moment, Unit
+from edge_agent.budget import DEVICE_BYTES_S
 from edge_agent.config import AgentSettings
 from edge_agent.encode import Encoder, fits, open_encoder
 from edge_agent.frame import Frame
@@ -90,7 +91,9 @@ class CameraPipeline:
         epoch = identity.epoch.counter
         self._opinion = Opinion(detect, self.camera, epoch=epoch, model_sha256=sha256)
         self._local = LocalAnswers(detect, local, heartbeat_s=settings.heartbeat_s)
-        self._planner = Planner(settings.encode_of(self.camera), detect)
+        self._planner = Planner(
+            settings.encode_of(self.camera), detect, device_bytes_s=DEVICE_BYTES_S / len(settings.cameras)
+        )
         self._sampler = sampler
         self._scene = SceneMean()
         self._builder = EnvelopeBuilder(

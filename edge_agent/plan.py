@@ -133,7 +133,10 @@ class Pace:
 class Planner:
     """Plans one camera's frames in order. Not thread-safe."""
 
-    def __init__(self, encode: EncodeSettings, detect: DetectSettings) -> None:
+    def __init__(
+        self, encode: EncodeSettings, detect: DetectSettings, *, device_bytes_s: float = 0.0
+    ) -> None:
+        """device_bytes_s: this camera's share of what its device sends beside frames."""
         self._encode = encode
         self._detect = detect
         self._rung = rung_of(encode).transcoded
@@ -157,7 +160,7 @@ class Planner:
         self._position: Position | None = None
         self._coarser = Coarser()
         self._budget = (
-            ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps)
+            ByteBudget(encode.budget_kbit_s, encode.batch_ms / 1e3, encode.max_fps, device_bytes_s)
             if encode.budget_kbit_s is not None
             else None
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.budget import STEP_CRF, ByteBudget
@@ -19,8 +19,8 @@ STEP_NS = 100_000_000
 
 def play(budget_kbit_s: float, sizes: list[int], *, batch_ms: float = 0.0) -> list[tuple[int, int]]:
     """(time, data bytes) of what a camera at 10 frames a second sends; each frame's size if it is sent."""
-    settings = EncodeSettings(max_fps=10, budget_kbit_s=budget_kbit_s, batch_ms=batch_ms)
-    planner = Planner(settings, DetectSettings(enabled=False))
+    encode = EncodeSettings(max_fps=10, budget_kbit_s=budget_kbit_s, batch_ms=batch_ms)
+    planner = Planner(encode, DetectSettings(enabled=False))
     sent = []
     for index, size in enumerate(sizes):
         now = 10**9 + index * STEP_NS
@@ -45,6 +45,7 @@ def test_no_ten_seconds_bring_more_than_the_budget(kbit_s: float, size: int) -> 
     assert len(sent) > 20
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(50, 3000), min_size=200, max_size=600))
 def test_unsteady_pictures_keep_inside_as_well(sizes: list[int]) -> None:
     # What a single picture, or keyframe, exceeds the last ones by still comes on top.
