@@ -1,7 +1,7 @@
 """The byte budget: what a camera may send in any ten seconds, and how far down the ladder that pushes it.
 
-Frames are thinned out first, since another frame rate costs nothing; where that goes on, the quantiser rises,
-which costs a keyframe and so happens rarely. Pure: time comes in.
+Where the rung takes most of it, the quantiser rises, which costs a keyframe and so happens rarely. Until
+then, and where no step is left, frames are thinned out, which costs more accuracy. Pure: time comes in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eyeline.overhead import HEADERS_SHARE, MESSAGE_BYTES, UNIT_BYTES
 
 _WINDOW_S: Final = 10.0
 # From this share of the window's bytes on, frames are thinned out.
-_EASE_FROM: Final = 0.6
+_EASE_FROM: Final = 0.8
 # A keyframe costs about so many units, as long as no unit was seen.
 _KEYFRAME_UNITS: Final = 8
 # Status, clock, claims and the question what the cloud wants: what a device says beside frames, a second.
@@ -34,8 +34,8 @@ _KEYFRAME_SHARE: Final = 0.5
 # Of the window, what the camera's own stream may take.
 _OWN_SHARE: Final = 0.9
 # What the rung would send against the budget: a step down above, a step up below.
-_TOO_MUCH: Final = 1.1
-_LITTLE: Final = 0.4
+_TOO_MUCH: Final = 0.8
+_LITTLE: Final = 0.3
 
 
 @dataclass(slots=True)

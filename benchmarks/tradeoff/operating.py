@@ -35,6 +35,12 @@ def pixels() -> Iterator[Operating]:
     )
     for budget in BUDGETS:
         yield Operating(f"budget {budget} kbit/s", encode={"budget_kbit_s": budget}, detect=_NO_EDGE)
+    yield Operating(
+        "budget 20 kbit/s, messages of 4 s",
+        encode={"budget_kbit_s": 20, "batch_ms": _BATCH_MS},
+        detect=_NO_EDGE,
+        heartbeat_s=_HEARTBEAT_S,
+    )
     yield Operating("defaults", detect=_NO_EDGE)
 
 
