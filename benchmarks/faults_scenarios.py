@@ -120,19 +120,23 @@ async def _packet_deleted(rig: Rig) -> None:
     await rig.at(8)
     # What the worker has on its way already would be answered all the same: it must never come to ask again.
     rig.signal("worker", SIGSTOP)
-    before = (await rig.js.stream_info(subjects.FRAMES)).state.last_seq
-    await asyncio.sleep(1.2)
-    after = (await rig.js.stream_info(subjects.FRAMES)).state.last_seq
-    for sequence in range(before + 1, after):
-        message = await rig.js.get_msg(subjects.FRAMES, sequence)
-        envelope = frame_pb2.FrameEnvelope.FromString(message.data or b"")
-        units = [item.access_unit for item in envelope.items if item.HasField("access_unit")]
-        if units and not units[0].keyframe:
-            await rig.js.delete_msg(subjects.FRAMES, sequence)
-            rig.notes["deleted"] = [unit.sequence for unit in units]
-            break
-    else:
-        raise ServerFailed("no packet to delete came in 1.2 s")
+    sequence = (await rig.js.stream_info(subjects.FRAMES)).state.last_seq
+
+    async def deleted() -> bool:
+        """One that another one follows, so that the loss shows."""
+        nonlocal sequence
+        while sequence + 1 < (await rig.js.stream_info(subjects.FRAMES)).state.last_seq:
+            sequence += 1
+            message = await rig.js.get_msg(subjects.FRAMES, sequence)
+            envelope = frame_pb2.FrameEnvelope.FromString(message.data or b"")
+            units = [item.access_unit for item in envelope.items if item.HasField("access_unit")]
+            if units and not any(unit.keyframe for unit in units):
+                await rig.js.delete_msg(subjects.FRAMES, sequence)
+                rig.notes["deleted"] = [unit.sequence for unit in units]
+                return True
+        return False
+
+    await until(deleted, 10, "a packet to delete")
     rig.signal("worker", SIGKILL)
     rig.restored()
 

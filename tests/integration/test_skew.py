@@ -39,7 +39,8 @@ def before(tmp_path: Path) -> list[str]:
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
     path = os.pathsep.join(str(folder / part) for part in (".", "protos", "models"))
     home = find_triton()
-    return ["env", f"PYTHONPATH={path}", f"{HOME_VARIABLE}={home}", sys.executable]
+    # In its own folder: `python -m` looks in the current one first.
+    return ["env", "-C", str(folder), f"PYTHONPATH={path}", f"{HOME_VARIABLE}={home}", sys.executable]
 
 
 async def answers(api: str, since_ns: int) -> list[Result]:
