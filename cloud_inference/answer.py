@@ -13,6 +13,7 @@ from typing import Literal
 from cloud_inference.consume import MAX_FILLED, Kind, Source, Work
 from cloud_inference.propagate import extrapolate, interpolate
 from cloud_inference.track import Tracker, Tracks
+from eyeline.capture_time import on_hub
 from eyeline.v1 import detection_pb2, frame_pb2, result_pb2
 from eyeline.values import Detections
 
@@ -97,6 +98,8 @@ class Answers:
         # By lane, the live one first: it waits for nothing of the others.
         self._pending: dict[int, deque[Pending]] = {frame_pb2.LANE_LIVE: deque()}
         self._lanes: dict[int, _Lane] = {}
+        # What `collect` was at last.
+        self.answering: Work | None = None
         # What stood where a lane left a run, or left frames out: these may come after, in the backlog.
         self._past: deque[tuple[object, _Standing]] = deque(maxlen=64)
 
@@ -159,6 +162,7 @@ class Answers:
         for pending in self._pending.values():
             while pending and len(out.results) < most and objects < _MAX_OBJECTS:
                 head = pending[0]
+                self.answering = head.work
                 results = self._answer(head, now_s)
                 if results is None:
                     break
@@ -218,7 +222,8 @@ class Answers:
         self, lane: _Lane, standing: _Standing, head: Pending, now_s: float
     ) -> list[result_pb2.Result] | None:
         work = head.work
-        if work.last - work.first >= MAX_FILLED:
+        frames = work.last - work.first + 1
+        if frames > MAX_FILLED or frames * len(standing.detections) > _MAX_OBJECTS:
             return [self._held(work, standing)]
         if standing.sequence >= work.first:
             # Late, behind what was answered already: there is nothing to lie between.
@@ -384,21 +389,6 @@ def _seen_at_the_edge(work: Work) -> Seen | str:
 def _source_size(work: Work) -> tuple[int, int]:
     picture = work.source.envelope.format
     return picture.source_width_px, picture.source_height_px
-
-
-def on_hub(when: frame_pb2.CaptureTime, envelope: frame_pb2.FrameEnvelope) -> int:
-    """When it was by the hub's clock.
-
-    The clock estimate holds for the moment at which the envelope was made, and the device's wall clock may
-    have been set since the capture: so the way back to then goes over the monotonic clock.
-    """
-    made = envelope.published
-    wall_ns = when.wall_ns
-    if made.wall_ns and made.monotonic_ns and when.monotonic_ns:
-        wall_ns = made.wall_ns - made.monotonic_ns + when.monotonic_ns
-    if not wall_ns:
-        return 0
-    return max(0, wall_ns + envelope.clock.offset_ns)
 
 
 def captured_ns(when: frame_pb2.CaptureTime, source: Source) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -62,6 +62,8 @@ _MANY: Final = 500
 _EARLY_AT_ONCE: Final = 200
 # Beyond, they are left out: the final ones come anyway.
 _MOST_EARLY: Final = 10_000
+_MOST_DEFECTS: Final = 2
+_CRASH_WAIT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,15 @@ class Camera:
         self._drawings = drawings
         self._log = _log.bind(tenant=bus.tenant, site=site, camera=camera)
         self._keyframe_asked_s = 0.0
+        # How often answering a message ended in a defect, by its stream sequence.
+        self._defects: defaultdict[int, int] = defaultdict(int)
 
     async def run(self) -> None:
-        """Work; start over from the stored checkpoint when a write was refused or the hub was away."""
+        """Work; start over from the stored checkpoint when a write was refused or the hub was away.
+
+        A message that brings up a defect of ours is set aside once it did so twice: it costs its own camera
+        some seconds, and nobody else anything.
+        """
         while True:
             try:
                 await self._session()
@@ -119,6 +127,9 @@ class Camera:
                 self._log.warning("fenced_out", reason="another worker wrote this camera's results")
             except* BusError as problems:
                 self._log.warning("hub_away", reason=str(problems.exceptions[0]))
+            except* Exception:  # noqa: BLE001  # a defect of ours; it stops no other camera, nor this one for long
+                self._log.exception("camera_crashed")
+                await asyncio.sleep(_CRASH_WAIT_S)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 # A group whose member failed on the way out tells of that alone.
@@ -140,7 +151,14 @@ class Camera:
                 group.create_task(session.answer())
                 group.create_task(session.tell_lag())
         finally:
+            if session.blamed:
+                self._defects[session.blamed] += 1
             await session.close()
+
+    def check_poison(self, message: StreamMessage) -> None:
+        """Raise `BadEnvelope` for a message at which we keep failing."""
+        if self._defects[message.sequence] >= _MOST_DEFECTS:
+            raise BadEnvelope("poison", f"a defect of ours came up at this message {_MOST_DEFECTS} times")
 
     async def ask_keyframe(self, source: Source) -> None:
         """Ask the device for a new chain, now and then."""
@@ -260,6 +278,8 @@ class _Session:
         self._live_rests, self._put_off, self._nothing_overtaken = (asyncio.Event() for _ in range(3))
         self._live_rests.set()
         self._nothing_overtaken.set()
+        # The message at which a defect of ours came up, by its stream sequence.
+        self.blamed = 0
         # The shortest way from the hub to here: our clock and the hub's need not agree.
         self._shortest_ns: int | None = None
         self._subject = subjects.frame_subject(site, "*", camera)
@@ -270,6 +290,23 @@ class _Session:
         return Feed(
             bus.connection, bus.js, subjects.FRAMES, [self._subject], start_sequence=start, batch=batch
         )
+
+    @contextlib.contextmanager
+    def _blaming(self, sequence: int | None) -> Iterator[None]:
+        """Whatever goes wrong inside and is neither the hub's fault nor bad input came up at that message.
+
+        None: at the one that is being answered.
+        """
+        try:
+            yield
+        except (FencedOut, BusError, BadEnvelope, InvalidName):
+            raise
+        except Exception:
+            if sequence is None:
+                work = self._answers.answering
+                sequence = work.source.stream_sequence if work is not None else 0
+            self.blamed = self.blamed or sequence
+            raise
 
     async def close(self) -> None:
         """Give the consumer back."""
@@ -287,7 +324,9 @@ class _Session:
                 took_ns = time.time_ns() - message.stored_ns
                 self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
                 try:
-                    source = self._intake.read(message)
+                    self._owner.check_poison(message)
+                    with self._blaming(message.sequence):
+                        source = self._intake.read(message)
                 except (BadEnvelope, InvalidName) as problem:
                     bad = (
                         problem if isinstance(problem, BadEnvelope) else BadEnvelope("invalid", str(problem))
@@ -321,6 +360,7 @@ class _Session:
                 while self._mark.late_behind:
                     for message in await feed.take(8):
                         try:
+                            self._owner.check_poison(message)
                             source = self._intake.read(message)
                         except (BadEnvelope, InvalidName):
                             source = None  # the other reader puts it aside
@@ -340,15 +380,16 @@ class _Session:
     async def _work(self, source: Source) -> None:
         late = source.lane == frame_pb2.LANE_BACKLOG
         self._mark.took(source.stream_sequence, late=late)
-        for one in self._intake.work(source):
-            if source.provisional and one.kind is not Kind.END:
-                if len(self._early) < _MOST_EARLY:
-                    self._early.append(one)
-            elif one.kind is Kind.PIXELS:
-                self._taking[late] = source
-                await self._picture(one, late=late)
-            else:
-                self._answers.append(one, time.monotonic())
+        with self._blaming(source.stream_sequence):
+            for one in self._intake.work(source):
+                if source.provisional and one.kind is not Kind.END:
+                    if len(self._early) < _MOST_EARLY:
+                        self._early.append(one)
+                elif one.kind is Kind.PIXELS:
+                    self._taking[late] = source
+                    await self._picture(one, late=late)
+                else:
+                    self._answers.append(one, time.monotonic())
         self._taking[late] = None
         self._wake.set()
 
@@ -445,9 +486,11 @@ class _Session:
             if isinstance(answer, str):
                 pending.outcome = answer
             else:
-                in_source = to_source(answer.found, pending.work.source.envelope.format)
-                if answer.card is self._shared.card:
-                    self._compare(pending.work, answer)
+                source = pending.work.source
+                with self._blaming(source.stream_sequence):
+                    in_source = to_source(answer.found, source.envelope.format)
+                    if answer.card is self._shared.card:
+                        self._compare(pending.work, answer)
                 times = decoded_ns, answer.rows.start_ns, answer.rows.end_ns
                 pending.outcome = Seen(in_source, *times, ref_of(answer.card))
         finally:
@@ -469,7 +512,8 @@ class _Session:
         """Results in order, each batch stored before the next."""
         while True:
             await self._answer_ahead()
-            collected = self._answers.collect(time.monotonic())
+            with self._blaming(None):
+                collected = self._answers.collect(time.monotonic())
             if not collected.done:
                 self._wake.clear()
                 try:
@@ -481,9 +525,10 @@ class _Session:
             for work in collected.done:
                 self._note(work)
             if collected.results:
-                for result in collected.results:
-                    self._counter.count(result, self._owner.drawn(result.device))
-                await self._log.write(collected.results, self._checkpoint())
+                with self._blaming(collected.done[0].source.stream_sequence):
+                    for result in collected.results:
+                        self._counter.count(result, self._owner.drawn(result.device))
+                    await self._log.write(collected.results, self._checkpoint())
                 self._count(collected.results)
                 self._report(collected.results)
             await self._log.purge_frames(self._keep_from())
@@ -492,12 +537,15 @@ class _Session:
         """Store what devices answered by themselves, of frames that have no answer yet."""
         while self._early:
             works = [self._early.popleft() for _ in range(min(len(self._early), _EARLY_AT_ONCE))]
-            results = provisional(
-                works,
-                lambda it: self._answered.missing(it.source.key, it.first, it.last) == [(it.first, it.last)],
-            )
-            if results:
-                await self._log.write(results, self._checkpoint())
+            with self._blaming(works[0].source.stream_sequence):
+                results = provisional(
+                    works,
+                    lambda it: (
+                        self._answered.missing(it.source.key, it.first, it.last) == [(it.first, it.last)]
+                    ),
+                )
+                if results:
+                    await self._log.write(results, self._checkpoint())
 
     def _report(self, results: list[result_pb2.Result]) -> None:
         for result in results:
@@ -555,7 +603,7 @@ class _Session:
             name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
             metrics.FRAMES.labels(tenant, name).inc(frames)
             if result.reason:
-                metrics.DEGRADED.labels(tenant, result.reason).inc(frames)
+                metrics.DEGRADED.labels(tenant, metrics.reason_label(tenant, result.reason)).inc(frames)
             if result.provenance == result_pb2.PROVENANCE_CLOUD:
                 metrics.CODED_BYTES.labels(tenant).inc(result.coded_bytes)
                 delay_ns = result.times.answered_ns - result.times.captured_ns

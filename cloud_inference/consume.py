@@ -19,6 +19,8 @@ LOST = "lost"
 # sensible gets one answer for all its frames.
 MAX_FILLED = 50
 _MAX_SPLIT = 1000
+# ... and of one message so many; a batch of a device that was away has some thousand.
+_MAX_SPLIT_OF_MESSAGE = 20_000
 
 
 class Kind(Enum):
@@ -110,6 +112,7 @@ class Intake:
         self._tenant = tenant
         # Answered, or on the way to it.
         self._taken = answered
+        self._split_left = 0
         self._lanes: dict[int, _Lane] = {
             lane: _Lane(key, stored.last_sequence) for lane, key, stored in lanes or ()
         }
@@ -141,6 +144,7 @@ class Intake:
             if lane.key != key:
                 self._lanes[source.lane] = lane = _Lane(key)
             work += self._lost(source, lane)
+            self._split_left = _MAX_SPLIT_OF_MESSAGE
             for item in envelope.items:
                 work += self._item(source, lane, item)
             lane.last_sequence = max(lane.last_sequence, end)
@@ -200,7 +204,9 @@ class Intake:
                 yield Work(Kind.SKIPPED, source, first, last, when, when, unit.gate_reason)
             return
         frames = item.range
-        if frames.kind == frame_pb2.RANGE_KIND_SKIPPED and last - first < _MAX_SPLIT:
+        count = last - first + 1
+        if frames.kind == frame_pb2.RANGE_KIND_SKIPPED and count <= min(_MAX_SPLIT, self._split_left):
+            self._split_left -= count
             missing = [piece for whole in missing for piece in _pieces(*whole)]
         for start, end in missing:
             yield _range_work(source, frames, start, end)

@@ -298,7 +298,7 @@ class LocalHub:
                 _log.warning("device_revoked", tenant=tenant, site=site, device=device)
                 return None
             found = self.trust.enroll(tenant, site, device)
-        self._keep(path, found, hub=self.url)
+        self._keep(path, found, hub=self.url, **{"release-key": self.trust.release_key().public})
         return Device(site, device, path)
 
     def _keep(self, path: Path, found: Creds, **addresses: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -108,3 +110,14 @@ DRIFT_WORST = Gauge(
     "Population stability index of the camera of this worker that has moved most.",
     ["tenant", "feature"],
 )
+
+_MOST_REASONS: Final = 32
+_reasons: dict[str, set[str]] = {}
+
+
+def reason_label(tenant: str, reason: str) -> str:
+    """The reason as a label: devices make them up, so a tenant gets only so many, and "other" after that."""
+    known = _reasons.setdefault(tenant, set())
+    if reason not in known and len(known) < _MOST_REASONS:
+        known.add(reason)
+    return reason if reason in known else "other"

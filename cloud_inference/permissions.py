@@ -9,8 +9,8 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
     """What a device may publish and subscribe to, as nats-server's `permissions`.
 
     Its own frames, calibration samples, status and control requests; claims of its own site; its own desired
-    configuration and profiles. The streams' own inbox is private, so that no device reads what another one
-    asked for.
+    configuration, releases and profiles; artefacts of its tenant. The streams' own inbox is private, so that
+    no device reads what another one asked for.
     """
     api = "$JS.API"
     claims, desired, profiles = (
@@ -30,6 +30,13 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
         f"{api}.DIRECT.GET.{claims}.{own_claims}",
         f"{api}.DIRECT.GET.{desired}.{own_desired}",
         f"{api}.DIRECT.GET.{profiles}.{own_profiles}",
+        *(
+            f"{api}.DIRECT.GET.KV_{subjects.RELEASES}.$KV.{subjects.RELEASES}.{kind}.{whom}"
+            for kind in ("config", "model", "agent")
+            for whom in (f"device.{site}.{device}", f"site.{site}", "all")
+        ),
+        # Message by message; what is in them is signed, and no secret of any device.
+        f"{api}.DIRECT.GET.OBJ_{subjects.ARTEFACTS}",
     ]
     subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
     return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}

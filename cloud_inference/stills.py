@@ -7,6 +7,7 @@ them. `OpenChain` follows one camera; `Stills` shares the chains among everybody
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,15 +18,16 @@ import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from numpy.typing import NDArray
 
-from cloud_inference.answer import on_hub
 from cloud_inference.answered import EpochKey, epoch_key
 from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.feed import Feed, StreamMessage
 from eyeline import subjects
+from eyeline.capture_time import on_hub
 from eyeline.envelope import parse_envelope
 from eyeline.errors import BadEnvelope
 from eyeline.v1 import frame_pb2, result_pb2
@@ -167,6 +169,9 @@ class OpenChain:
             [subjects.frame_subject(self._site, "*", self._camera)],
             start_sequence=await self._start(),
         )
+        erased = await self._connection.subscribe(
+            subjects.erased_subject(self._site, self._camera), cb=self._forget
+        )
         try:
             await feed.open()
             if not feed.pending_at_start:
@@ -177,7 +182,13 @@ class OpenChain:
                     if message.pending == 0:
                         self._caught_up.set()
         finally:
+            with contextlib.suppress(nats.errors.Error):
+                await erased.unsubscribe()
             await asyncio.shield(feed.close())
+
+    async def _forget(self, _: Msg) -> None:
+        """Something of the camera was erased: nothing of it stays here."""
+        self._chain, self._newest = _Chain(), None
 
     async def _start(self) -> int:
         """Stream sequence of the live chain's keyframe, as the newest checkpoint tells; else all there is."""

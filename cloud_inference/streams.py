@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 
 from cloud_inference.config import StreamSettings
 from eyeline import bus, subjects
@@ -26,6 +33,7 @@ BUCKETS = (
     subjects.DESIRED,
     subjects.PROFILES,
     subjects.MODELS,
+    subjects.RELEASES,
 )
 
 
@@ -42,6 +50,10 @@ async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
                 bucket=bucket, replicas=settings.replicas, storage=_storage(settings), direct=True
             ),
         )
+    await bus.ensure_objects(
+        js,
+        ObjectStoreConfig(bucket=subjects.ARTEFACTS, replicas=settings.replicas, storage=_storage(settings)),
+    )
 
 
 def configs(settings: StreamSettings) -> list[StreamConfig]:

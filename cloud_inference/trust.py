@@ -3,6 +3,7 @@
 One folder holds it all, private to its owner: whoever has it can make credentials. Nothing in it is needed by
 a running hub, worker or API; only `enroll` and `revoke` use it, and a hub of this machine when it starts.
 
+    release.seed                   key that signs releases
     operator.seed, system.seed     keys of the operator and of the system account
     tenants/NAME.json              keys of the tenant's account, its devices' public keys, what is revoked
 
@@ -81,6 +82,11 @@ class Trust:
         )
         return Creds(jwt, key)
 
+    def release_key(self) -> NKey:
+        """The key that signs what devices are to run, made on first use; devices get its public half."""
+        with self._locked():
+            return self._key("release", Kind.OPERATOR)
+
     def add_tenant(self, name: str) -> bool:
         """Make a tenant's account unless it is there; whether it was made. Raises `InvalidName`."""
         check_token(name, "tenant")
@@ -135,7 +141,7 @@ class Trust:
             issued = record["devices"].setdefault(f"{site}/{device}", [])
             issued.append({"key": key.public, "issued": int(time.time())})
             self._write(tenant, record)
-        own = {"tenant": tenant, "site": site, "device": device}
+        own = {"tenant": tenant, "site": site, "device": device, "release-key": self.release_key().public}
         return Creds(jwt, key, {**own, **(names or {})}, ca)
 
     def valid(self, tenant: str, site: str, device: str) -> list[str]:

@@ -12,6 +12,9 @@
 - `segments`: what the spool holds, chain by chain; `broker`, `spool_stream`, `payloads`: where it holds it
 - `link`: a connection that starts afresh after each loss
 - `claim`, `clock`, `desired`, `epoch`, `status`: this device's place among others
+- `erase`: takes out of the spool what the operator wants erased
+- `updates`: what was released for this device, `fetch` and `install` bring it, `launch` runs the newest that
+  works, `launch_state` remembers which
 - `agent`: the process; `cli`, `check`, `setup`, `service`: the `edge-agent` command
 - `config`: the settings; `errors`: the tree of errors
 """

@@ -20,15 +20,17 @@ from edge_agent import detect, status, watch
 from edge_agent.batch import CameraIdentity, Moment
 from edge_agent.calibrate import Calibrations
 from edge_agent.capture import CameraState, Capture
-from edge_agent.config import AgentSettings, CameraSettings
+from edge_agent.config import AgentSettings, CameraSettings, Source
 from edge_agent.delivery import Delivery
 from edge_agent.desired import Desired
 from edge_agent.detect import EdgeModel
 from edge_agent.epoch import next_epoch
+from edge_agent.erase import Eraser
 from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
 from edge_agent.frame_metrics import RUNG_BELOW, RUNG_F1
 from edge_agent.handoff import Dropped
+from edge_agent.launch_state import RESTART_STATUS
 from edge_agent.local import LocalItem
 from edge_agent.opinion import Look
 from edge_agent.outage import Outage
@@ -38,6 +40,8 @@ from edge_agent.sample import Sampler, sample_spec
 from edge_agent.seams import EdgeDetector
 from edge_agent.seen import Seen
 from edge_agent.sink import LoopSink
+from edge_agent.updates import Agent as UpdatedAgent
+from edge_agent.updates import Updates
 from eyeline.errors import ConfigError
 from eyeline.health import HealthServer
 from eyeline.subjects import control_subject, status_subject
@@ -94,11 +98,17 @@ class _Camera:
 class Agent:
     """Runs the configured cameras until told to stop.
 
-    exit_when_done: end by itself when every source ended and the hub has everything.
+    source: where the settings came from; without it, nothing that is released is taken. exit_when_done: end
+    by itself when every source ended and the hub has everything.
     """
 
-    def __init__(self, settings: AgentSettings, *, exit_when_done: bool = False) -> None:
+    def __init__(
+        self, settings: AgentSettings, source: Source | None = None, *, exit_when_done: bool = False
+    ) -> None:
         self.settings = settings
+        self._source = source
+        self._updates: Updates | None = None
+        self._eraser: Eraser | None = None
         self.http_port = 0
         self._exit_when_done = exit_when_done
         self._stop_cameras = threading.Event()
@@ -135,6 +145,7 @@ class Agent:
                 self.http_port = http.port
                 outage = self._outage = self._make_outage(delivery)
                 self._make_cameras(delivery, outage, await loading)
+                self._eraser = delivery.eraser(self._epoch)
                 self._desired = Desired(
                     delivery.hub,
                     site=self.settings.site,
@@ -142,6 +153,11 @@ class Agent:
                     state_dir=self.settings.state_dir,
                     apply=self._apply,
                     unknown=self._withhold,
+                )
+                self._updates = Updates(
+                    delivery.hub,
+                    self.settings,
+                    UpdatedAgent(self._source, self._live, self._unwell),
                 )
                 # Before the first frame: what the cloud wants hidden is hidden after a restart too.
                 self._desired.recall()
@@ -155,6 +171,8 @@ class Agent:
                 tasks = [
                     asyncio.create_task(delivery.watch()),
                     asyncio.create_task(self._desired.run()),
+                    asyncio.create_task(self._updates.run()),
+                    asyncio.create_task(self._eraser.run()),
                     asyncio.create_task(self._report_status(delivery)),
                     asyncio.create_task(outage.run()),
                     asyncio.create_task(self._follow_control(delivery)),
@@ -273,6 +291,8 @@ class Agent:
         wanted = {it.camera: it for it in desired.cameras} if desired is not None else {}
         for name, camera in self._cameras.items():
             camera.pipeline.desire(wanted.get(name))
+        if self._eraser is not None:
+            self._eraser.want(desired.erasures if desired is not None else ())
         self._changed.set()
 
     def _withhold(self) -> None:
@@ -290,6 +310,8 @@ class Agent:
                 _log.warning("control_request_unreadable", bytes=len(message.data))
                 return
             camera, now = self._cameras.get(request.camera), time.monotonic()
+            if request.releases and self._updates is not None:
+                self._updates.look()
             if request.lag_ns and camera:
                 delivery.pressure(request.camera).heard(request.lag_ns / 1e9)
             if request.profile and self._calibrations is not None:
@@ -331,6 +353,8 @@ class Agent:
                 self._beat_s = time.monotonic()
                 if stopping.done():
                     return 0
+                if self._updates is not None and self._updates.restart.is_set():
+                    return RESTART_STATUS
                 for task in (*tasks, *(camera.keeping for camera in self._cameras.values())):
                     if task.done():
                         task.result()  # raises what ended a part that never ends
@@ -421,6 +445,8 @@ class Agent:
             config_revision=self._desired.revision if self._desired is not None else 0,
             edge_model=self._edge_model,
             wire=delivery.hub.wire,
+            erasures=self._eraser.status() if self._eraser is not None else [],
+            releases=self._updates.status() if self._updates is not None else [],
         )
         return status.build(device, [self._camera_status(it, delivery) for it in self._cameras.values()])
 
@@ -469,6 +495,19 @@ class Agent:
         )
 
     # Health; called from the HTTP server's threads
+
+    def _live(self) -> set[str]:
+        good = {CameraState.LIVE, CameraState.ENDED}
+        return {name for name, it in self._cameras.items() if it.capture.stats().state in good}
+
+    def _unwell(self) -> str:
+        """Why the agent does not work as it should, whatever its cameras do; one line."""
+        if self._delivery is not None and self._delivery.spool.problem:
+            return self._delivery.spool.problem
+        dead = [name for name, it in self._cameras.items() if not it.thread.is_alive()]
+        ended = {name for name, it in self._cameras.items() if it.capture.is_over}
+        stuck = sorted(set(dead) - ended)
+        return f"the pipeline ended of: {', '.join(stuck)}" if stuck else ""
 
     def _healthy(self) -> tuple[bool, str]:
         silent = time.monotonic() - self._beat_s

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent import service, setup
-from edge_agent.config import AgentSettings, load
+from edge_agent.config import AgentSettings, Source, load, load_in_force
 from eyeline import log
 from eyeline.errors import EyelineError
 
@@ -42,7 +42,7 @@ StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder for t
 def _load(config: Path | None, **overrides: Any) -> AgentSettings:
     if config is None and DEFAULT_CONFIG.exists():
         config = DEFAULT_CONFIG
-    return load(config, {key.replace("__", "."): value for key, value in overrides.items()})
+    return load_in_force(config, {key.replace("__", "."): value for key, value in overrides.items()})
 
 
 @app.command()
@@ -57,18 +57,21 @@ def run(
     ] = False,
 ) -> None:
     """Run the cameras until told to stop."""
-    settings = _load(
-        config,
-        hub__url=hub,
-        state_dir=str(state_dir) if state_dir is not None else None,
-        http__port=http_port,
-        log_level=log_level,
-    )
+    flags = {
+        "hub.url": hub,
+        "state_dir": str(state_dir) if state_dir is not None else None,
+        "http.port": http_port,
+        "log_level": log_level,
+    }
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
+    settings = load_in_force(config, flags)
     log.configure(level=settings.log_level)
-    raise typer.Exit(uvloop.run(_run(settings, exit_when_done=exit_when_done)))
+    source = Source(config, lambda released: load_in_force(config, flags, released))
+    raise typer.Exit(uvloop.run(_run(settings, source, exit_when_done=exit_when_done)))
 
 
-async def _run(settings: AgentSettings, *, exit_when_done: bool) -> int:
+async def _run(settings: AgentSettings, source: Source, *, exit_when_done: bool) -> int:
     asked: list[int] = []
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -81,7 +84,7 @@ async def _run(settings: AgentSettings, *, exit_when_done: bool) -> int:
         loop.add_signal_handler(number, ask, number)
     from edge_agent.agent import Agent  # takes the codecs and the model runtime along
 
-    status = await Agent(settings, exit_when_done=exit_when_done).run(stop)
+    status = await Agent(settings, source, exit_when_done=exit_when_done).run(stop)
     return 130 if not status and asked[:1] == [signal.SIGINT] else status
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from edge_agent.launch_state import UpdateState
 from eyeline import settings
 from eyeline.ladder import CRFS
 from eyeline.settings import Settings
@@ -285,6 +288,18 @@ class HttpSettings(Settings):
     port: int = Field(default=9600, ge=0, le=65535)
 
 
+class UpdateSettings(Settings):
+    """What the operator releases for this device: configuration, model, the agent itself."""
+
+    enabled: bool = True
+    # The operator's public key; None takes the one in `hub.creds_file`. Without any, nothing is taken.
+    key: str | None = None
+    # What is new must be well within this time, or what was there before comes back...
+    confirm_s: float = Field(default=120.0, ge=1, le=3600)
+    # ... and for so long.
+    settle_s: float = Field(default=10.0, ge=0, le=600)
+
+
 class AgentSettings(Settings):
     """The whole file."""
 
@@ -300,6 +315,7 @@ class AgentSettings(Settings):
     detect: DetectSettings = DetectSettings()
     encode: EncodeSettings = EncodeSettings()
     calibration: CalibrationSettings = CalibrationSettings()
+    updates: UpdateSettings = UpdateSettings()
     # A heartbeat answers idle and skipped frames at least this often.
     heartbeat_s: float = Field(default=5.0, ge=0.1, le=60)
     # Of the messages, so many (0 to 1) begin a trace, which the cloud exports (`traces.endpoint`): 57 bytes.
@@ -322,6 +338,35 @@ class AgentSettings(Settings):
         return self
 
 
-def load(path: Path | None, overrides: dict[str, Any] | None = None) -> AgentSettings:
-    """Read the agent's settings; raises `ConfigError` with one line."""
-    return settings.load(AgentSettings, path, env_prefix=ENV_PREFIX, overrides=overrides)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the settings came from. file: the device's own; reload: the settings as they would be with other
+    released values, raises `ConfigError`.
+    """
+
+    file: Path | None
+    reload: Callable[[Mapping[str, Any]], AgentSettings]
+
+
+def load(
+    path: Path | None, overrides: dict[str, Any] | None = None, over: Mapping[str, Any] | None = None
+) -> AgentSettings:
+    """Read the agent's settings; over: values over the file's. Raises `ConfigError` with one line."""
+    return settings.load(AgentSettings, path, env_prefix=ENV_PREFIX, overrides=overrides, over=over)
+
+
+def load_in_force(
+    path: Path | None, overrides: dict[str, Any] | None = None, released: Mapping[str, Any] | None = None
+) -> AgentSettings:
+    """The settings with what was released for this device over its own file; raises `ConfigError`.
+
+    released: instead of the released configuration that is in force.
+    """
+    own = load(path, overrides)
+    state = UpdateState.load(own.state_dir)
+    file, model = state.path("config"), state.path("model")
+    if released is None:
+        released = settings.read_yaml(file) if file is not None else {}
+    if model is not None:
+        released = settings.merged({"detect": {"model": f"{model}/"}}, released)
+    return load(path, overrides, released) if released else own

@@ -17,6 +17,7 @@ from edge_agent.claim import Claims
 from edge_agent.clock import HubClock
 from edge_agent.config import AgentSettings
 from edge_agent.ending import end_tasks
+from edge_agent.erase import Eraser
 from edge_agent.forward import Forwarder
 from edge_agent.keep import PURGE_ABOVE_FILL, Keeper
 from edge_agent.link import Link
@@ -129,6 +130,16 @@ class Delivery:
         if seen is not None:
             waiting = self.spool.index(camera).waiting()
             seen.at_hub(min((it.next_frame for it in waiting if it.epoch == seen.epoch), default=None))
+
+    def eraser(self, epoch: Epoch) -> Eraser:
+        """What takes out of the spool what the operator wants erased."""
+        return Eraser(
+            self.spool,
+            self.keeper,
+            hub_now_ns=self.clock.hub_now_ns,
+            clock_at=lambda of, moment: self.clock.estimate_at(moment) if of == epoch else pb.ClockEstimate(),
+            changed=self._tell,
+        )
 
     async def _connect(self, changed: Any) -> Client:
         settings = self.settings

@@ -174,13 +174,18 @@ class Keeper:
                     return await self.purge(index, victim, reason)
             return False
 
-    async def purge(self, index: CameraIndex, segment: Segment, reason: str) -> bool:
-        """Remove a segment and report its frames as dropped for `reason`; false when that failed."""
+    async def purge(
+        self, index: CameraIndex, segment: Segment, reason: str, *, overwrite: bool = False
+    ) -> bool:
+        """Remove a segment and report its frames as dropped for `reason`; false when that failed.
+
+        overwrite: nothing of it shall be left on the disk either.
+        """
         books = self.camera(index.camera)
         is_open = segment is index.segments[-1]
         frames = segment.last_frame - segment.next_frame + 1
         try:
-            first, last = await self._spool.drop_segment(index.camera, segment)
+            first, last = await self._spool.drop_segment(index.camera, segment, overwrite=overwrite)
         except (SpoolError, BusError) as problem:
             _log.warning("purge_failed", camera=index.camera, reason=str(problem))
             return False

@@ -33,7 +33,8 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-ExecStart={_q(executable)} -m edge_agent run --config {_q(config)}
+# Runs the newest agent that works, and falls back by itself.
+ExecStart={_q(executable)} -m edge_agent.launch --state-dir {_q(state_dir)} -- run --config {_q(config)}
 # Passwords and other settings, as EYELINE_EDGE__... lines; readable by root only.
 EnvironmentFile=-{ENVIRONMENT}
 {account}
@@ -41,7 +42,7 @@ EnvironmentFile=-{ENVIRONMENT}
 SupplementaryGroups=video render
 Restart=always
 RestartSec=2
-TimeoutStopSec=30
+TimeoutStopSec=60
 KillMode=mixed
 MemoryMax=1G
 TasksMax=256

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -406,13 +406,31 @@ class Spool:
             await spool_stream.delete(session, self._reports_to_delete[0])
             self._reports_to_delete.pop(0)
 
-    async def drop_segment(self, camera: str, segment: Segment) -> tuple[pb.FrameEnvelope, pb.FrameEnvelope]:
+    async def payloads_of(self, camera: str, segment: Segment) -> AsyncIterator[tuple[int, bytes]]:
+        """What is left of a segment, from the broker: spool sequence and payload of each message."""
+        session = await self._link.ready()
+        sequence = segment.cursor
+        while sequence <= segment.last_seq:
+            ask = {"seq": sequence, "next_by_subj": spool_subject(camera), "batch": 64, "max_bytes": 1 << 20}
+            found = [it for it in await spool_stream.get_many(session, ask) if it[0] <= segment.last_seq]
+            for one in found:
+                yield one
+            if not found:
+                return
+            sequence = found[-1][0] + 1
+
+    async def drop_segment(
+        self, camera: str, segment: Segment, *, overwrite: bool = False
+    ) -> tuple[pb.FrameEnvelope, pb.FrameEnvelope]:
         """Remove what is left of a segment; returns its first and last envelope, for the report."""
         session = await self._link.ready()
         subject = spool_subject(camera)
         first = await spool_stream.get(session, {"seq": segment.cursor, "next_by_subj": subject})
         last = await spool_stream.get(session, {"seq": segment.last_seq})
         index = self.index(camera)
+        if overwrite:
+            async for sequence, _ in self.payloads_of(camera, segment):
+                await spool_stream.delete(session, sequence, overwrite=True)
         oldest = index.oldest_unsent()
         ends = [pb.FrameEnvelope.FromString(found[1]) for found in (first, last) if found is not None]
         if oldest is not None and oldest >= segment.cursor:

@@ -144,10 +144,10 @@ async def purge(session: Session, camera: str, upto: int) -> None:
     await session.api(f"STREAM.PURGE.{SPOOL}", {"filter": spool_subject(camera), "seq": upto + 1})
 
 
-async def delete(session: Session, sequence: int) -> None:
-    """Remove one message, if it is there."""
+async def delete(session: Session, sequence: int, *, overwrite: bool = False) -> None:
+    """Remove one message, if it is there; overwrite: on the disk too, now."""
     try:
-        await session.api(f"STREAM.MSG.DELETE.{SPOOL}", {"seq": sequence, "no_erase": True})
+        await session.api(f"STREAM.MSG.DELETE.{SPOOL}", {"seq": sequence, "no_erase": not overwrite})
     except Refused as problem:
         if problem.code not in {10037, 10043, 10057}:  # not there any more
             raise

@@ -56,6 +56,8 @@ class Device:
     config_revision: int
     edge_model: detection_pb2.ModelRef | None = None
     wire: WireBytes = field(default_factory=WireBytes)
+    releases: list[device_pb2.ReleaseStatus] = field(default_factory=list)
+    erasures: list[device_pb2.ErasureStatus] = field(default_factory=list)
 
 
 def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_pb2.DeviceStatus:
@@ -83,6 +85,8 @@ def build(device: Device, cameras: Iterable[device_pb2.CameraStatus]) -> device_
         config_revision=device.config_revision,
         hub_bytes_sent=device.wire.sent,
         hub_bytes_received=device.wire.received,
+        releases=device.releases,
+        erasures=device.erasures,
     )
     HUB_BYTES.labels("sent").set(device.wire.sent)
     HUB_BYTES.labels("received").set(device.wire.received)

@@ -107,13 +107,16 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
             if request.expected_revision not in {0, revision}:
                 break
             kept = [camera for camera in stored.cameras if not caller.covers(site, camera.camera)]
-            wanted = device_pb2.DesiredConfig(cameras=[*kept, *request.desired.cameras])
+            wanted = device_pb2.DesiredConfig(
+                cameras=[*kept, *request.desired.cameras], erasures=stored.erasures
+            )
             await _record(hub, caller, (site, name), stored, wanted)
             try:
                 new = await _put(bucket, key, wanted.SerializeToString(), revision)
             except KeyWrongLastSequenceError:
                 continue  # somebody else was quicker
             _scoped(wanted.cameras, site, caller)
+            del wanted.erasures[:]
             wanted.revision = new
             return device_pb2.SetDesiredConfigResponse(desired=wanted)
         raise Refusal(
@@ -146,6 +149,7 @@ class DevicesService(device_pb2_grpc.DevicesServicer):
         desired, revision = await _desired(await _bucket(hub), subjects.desired_key(site, name))
         if revision:
             device.desired.CopyFrom(desired)
+            del device.desired.erasures[:]  # the operator's, and told by `erase`
             device.desired.revision = revision
         return device
 

@@ -50,6 +50,7 @@ class StillsService(still_pb2_grpc.StillsServicer):
         if request.width_px and not 16 <= request.width_px <= _MOST_WIDTH:
             raise Refusal(StatusCode.INVALID_ARGUMENT, f"width_px must be 16 to {_MOST_WIDTH}, or 0")
         hub = self._tenants.hub(caller.tenant)
+        await hub.audit.viewed(caller.who, "view", [f"{site}/{camera}"])
         async with self._slots, asyncio.timeout(_WAIT_S):
             look = await self._stills.look(hub.name, hub.connection, hub.js, site, camera)
             if look is None:

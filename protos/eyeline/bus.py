@@ -16,7 +16,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import KeyValueConfig, StreamConfig
+from nats.js.api import KeyValueConfig, ObjectStoreConfig, StreamConfig
 from nats.js.errors import APIError, BadRequestError, BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
@@ -168,6 +168,18 @@ async def ensure_bucket(js: JetStreamContext, config: KeyValueConfig) -> KeyValu
             return await js.create_key_value(config)
     except (TimeoutError, APIError, nats.errors.Error) as problem:
         raise BusError(f"bucket {config.bucket}: {problem}") from None
+
+
+async def ensure_objects(js: JetStreamContext, config: ObjectStoreConfig) -> None:
+    """Create the object store unless it is there; raises `BusError`."""
+    assert config.bucket is not None  # noqa: S101  # ours to get right, not the user's
+    try:
+        try:
+            await js.object_store(config.bucket)
+        except (BucketNotFoundError, NotFoundError):
+            await js.create_object_store(config.bucket, config)
+    except (TimeoutError, APIError, nats.errors.Error) as problem:
+        raise BusError(f"object store {config.bucket}: {problem}") from None
 
 
 def _login(user: str | None, password: str | None, creds_file: Path | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,7 +21,18 @@ MAX_ITEMS: Final = 1_000
 # A range longer than this is a mistake or an attack: a week at 120 frames a second.
 MAX_RANGE_FRAMES: Final = 120 * 86_400 * 7
 MAX_SIDE_PX: Final = 16_384
+# Of a coded picture: what a decoder has to hold, and a worker to convert.
+MAX_CODED_PX: Final = 4096 * 4096
+# Of an edge answer.
+MAX_DETECTIONS: Final = 1_000
+MAX_CLASS_NAME: Final = 64
+MAX_TEXT: Final = 200
+# Nanoseconds since the Unix epoch, or of a monotonic clock: until the year 2116.
+MAX_NS: Final = 1 << 62
 RANDOM_ID_BYTES: Final = 8
+
+_MOST_PX: Final = 1e6
+_REASON: Final = re.compile(r"[a-z0-9_]{1,64}")
 
 
 def item_range(item: pb.FrameItem) -> tuple[int, int]:
@@ -111,6 +124,13 @@ def _problems(envelope: pb.FrameEnvelope) -> Iterator[str]:
     if not 1 <= len(envelope.items) <= MAX_ITEMS:
         yield f"envelope has {len(envelope.items)} items, 1 to {MAX_ITEMS} are allowed"
         return
+    clock = envelope.clock
+    if abs(clock.offset_ns) > MAX_NS or clock.uncertainty_ns > MAX_NS:
+        yield "the clock estimate is no time"
+    yield from _time_problems(envelope.published, "the envelope")
+    for what in ("traceparent", "rung"):
+        if len(getattr(envelope, what)) > MAX_TEXT:
+            yield f"{what} has more than {MAX_TEXT} letters"
     expected: int | None = None
     for item in envelope.items:
         if item.WhichOneof("item") is None:
@@ -140,10 +160,38 @@ def _item_problems(item: pb.FrameItem) -> Iterator[str]:
             yield f"frame {unit.sequence}: a keyframe stands for itself"
         if not unit.data:
             yield f"frame {unit.sequence} has no data"
-    elif item.range.kind == pb.RANGE_KIND_UNSPECIFIED:
+        yield from _time_problems(unit.capture, f"frame {unit.sequence}")
+        yield from _answer_problems(unit.edge, unit.sequence)
+        return
+    first = item.range.first_sequence
+    for capture in (item.range.first_capture, item.range.last_capture):
+        yield from _time_problems(capture, f"range from frame {first}")
+    yield from _answer_problems(item.range.edge, first)
+    if item.range.reason and not _REASON.fullmatch(item.range.reason):
+        yield f"range from frame {first}: its reason is no snake_case word"
+    if item.range.kind == pb.RANGE_KIND_UNSPECIFIED:
         yield f"range from frame {item.range.first_sequence} has no kind"
     elif item.range.kind == pb.RANGE_KIND_DROPPED and not item.range.reason:
         yield f"dropped range from frame {item.range.first_sequence} has no reason"
+
+
+def _time_problems(when: pb.CaptureTime, what: str) -> Iterator[str]:
+    if when.monotonic_ns > MAX_NS or when.wall_ns > MAX_NS:
+        yield f"{what} has no possible time"
+
+
+def _answer_problems(answer: pb.EdgeAnswer, sequence: int) -> Iterator[str]:
+    if len(answer.detections) > MAX_DETECTIONS:
+        yield f"frame {sequence} has {len(answer.detections)} detections, at most {MAX_DETECTIONS} may be"
+    for found in answer.detections:
+        box = found.box
+        numbers = (found.score, box.x1_px, box.y1_px, box.x2_px, box.y2_px)
+        if not all(math.isfinite(number) and abs(number) <= _MOST_PX for number in numbers):
+            yield f"frame {sequence} has a box that is none"
+            return
+        if len(found.class_name) > MAX_CLASS_NAME or found.class_id >= 1 << 31:
+            yield f"frame {sequence} has a class that is none"
+            return
 
 
 def _format_problems(picture: pb.PictureFormat) -> Iterator[str]:
@@ -157,6 +205,11 @@ def _format_problems(picture: pb.PictureFormat) -> Iterator[str]:
         yield "format has no codec"
     if not all(1 <= size <= MAX_SIDE_PX for size in sizes):
         yield f"format has a picture size outside 1 to {MAX_SIDE_PX}: {sizes}"
+    if picture.coded_width_px * picture.coded_height_px > MAX_CODED_PX:
+        yield f"format has a coded picture of more than {MAX_CODED_PX} pixels: {sizes[:2]}"
+    places = (picture.pad_x_px, picture.pad_y_px, picture.origin_x_px, picture.origin_y_px)
+    if not all(math.isfinite(place) and abs(place) <= MAX_SIDE_PX for place in places):
+        yield "format has padding or an origin outside any picture"
     if not (0 < picture.scale_x < MAX_SIDE_PX and 0 < picture.scale_y < MAX_SIDE_PX):
         yield f"format has scale {picture.scale_x} x {picture.scale_y}, it must be above 0"
 

@@ -3,6 +3,7 @@
     EyelineError
     ├── InvalidName        a site, device, camera or tenant name that cannot stand in a subject
     ├── BadEnvelope        a frame message that cannot be used; `reason` says in one word why
+    ├── BadRelease         a release that a device does not take
     ├── ConfigError        a setting that cannot work; says where and what to do
     ├── ServerFailed       a server that we start ourselves does not come up or cannot be run
     ├── EncodeFailed       a picture could not be coded; its encoder is of no further use (`retryable`)
@@ -50,6 +51,10 @@ class BadEnvelope(EyelineError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BadRelease(EyelineError):
+    """A release that a device does not take: not the operator's, not for it, damaged, or of no use to it."""
 
 
 class ConfigError(EyelineError):

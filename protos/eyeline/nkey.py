@@ -11,8 +11,9 @@ import base64
 import binascii
 from enum import IntEnum
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from eyeline.errors import ConfigError
 
@@ -71,6 +72,18 @@ class NKey:
     def sign(self, data: bytes) -> bytes:
         """The signature, 64 bytes."""
         return self._private.sign(data)
+
+
+def verify(public: str, data: bytes, signature: bytes) -> bool:
+    """Whether the signature of the data is by the holder of that public key."""
+    try:
+        raw = base64.b32decode(public + "=" * (-len(public) % 8))
+        if len(raw) != 35 or _crc(raw[:-2]) != raw[-2:]:
+            return False
+        Ed25519PublicKey.from_public_bytes(raw[1:33]).verify(signature, data)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def _encode(prefix: bytes, key: bytes) -> str:

@@ -35,14 +35,19 @@ def load(
     env_prefix: str,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    over: Mapping[str, Any] | None = None,
 ) -> S:
     """Build `cls` from a YAML file, the environment and flags; raises `ConfigError` with one line.
+
+    over: values that go over the file's, see `merged`.
 
     env_prefix: `EYELINE_EDGE__` makes `EYELINE_EDGE__HUB__URL` the key `hub.url`; values are YAML scalars.
     overrides: dotted keys from the command line; None values are left out.
     """
     data = read_yaml(path) if path is not None else {}
     where = str(path) if path is not None else "settings (no configuration file was given)"
+    if over:
+        data = merged(data, over)
     for name, text in (os.environ if environ is None else environ).items():
         if name.upper().startswith(env_prefix):
             keys = name[len(env_prefix) :].lower().split("__")
@@ -76,6 +81,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"{path} must hold a mapping of settings")
     return data
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections key by key, lists of things with a `name` by name; whatever else is over takes the place."""
+    found = dict(base)
+    for key, value in over.items():
+        under = found.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            found[key] = merged(under, value)
+        elif _named(under) and _named(value):
+            changes = {one["name"]: one for one in value}
+            kept = [merged(one, changes.pop(one["name"], {})) for one in under or ()]
+            found[key] = [*kept, *changes.values()]
+        else:
+            found[key] = value
+    return found
+
+
+def _named(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, Mapping) and isinstance(one.get("name"), str) for one in value)
+    )
 
 
 def secret(value: SecretStr | None, file: Path | None, what: str) -> str | None:

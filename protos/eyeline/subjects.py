@@ -26,6 +26,9 @@ LEASES: Final = "LEASES"
 WORKERS: Final = "WORKERS"
 CLAIMS: Final = "CLAIMS"
 DESIRED: Final = "DESIRED"
+RELEASES: Final = "RELEASES"
+# Object store of the hub.
+ARTEFACTS: Final = "ARTEFACTS"
 PROFILES: Final = "PROFILES"
 # Rollouts of models, and drift.
 MODELS: Final = "MODELS"
@@ -87,6 +90,11 @@ def control_subject(site: str, device: str) -> str:
 def device_inbox(site: str, device: str) -> str:
     """Inbox prefix of a device, private to it; the dot keeps site `a_b`, device `c` apart from `a`, `b_c`."""
     return f"_INBOX_{site}.{device}"
+
+
+def erased_subject(site: str, camera: str) -> str:
+    """Tells whoever holds something of a camera in memory to forget it; plain NATS, nothing is kept."""
+    return f"eyeline.v1.erased.{site}.{camera}"
 
 
 def spool_subject(camera: str) -> str:

@@ -393,7 +393,7 @@ async def test_not_even_the_cloud_s_user_of_a_tenant_reaches_another(hub: LocalH
         await acme.jetstream().get_last_msg(subjects.FRAMES, frame)
     assert (await globex.jetstream().stream_info(subjects.RESULTS)).state.messages == 0
     assert (await acme.jetstream().stream_info(subjects.FRAMES)).state.messages == 0
-    assert (await acme.jetstream().account_info()).streams == 12
+    assert (await acme.jetstream().account_info()).streams == 14
     # The system's subjects are not a tenant's.
     for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST"):
         with pytest.raises((nats.errors.NoRespondersError, TimeoutError)):
@@ -526,3 +526,52 @@ async def test_a_new_tenant_on_a_running_hub(hub: LocalHub, tmp_path: Path) -> N
         out=tmp_path / "lab.creds",
     )
     await (await bus.connect(hub.url, name="box1", creds_file=path, wait=False)).close()
+
+
+async def test_a_device_reads_what_is_released_for_it_and_writes_none_of_it(hub: LocalHub) -> None:
+    await ready(hub)
+    acme, globex = await cloud_client(hub), await cloud_client(hub, "globex")
+    kinds = ("config", "model", "agent")
+    for client, mark in ((acme, b"ours"), (globex, b"theirs")):
+        bucket = await client.jetstream().key_value(subjects.RELEASES)
+        for kind in kinds:
+            for whom in ("all", f"site.{SITE}", f"device.{SITE}.box1", f"device.{SITE}.box2", "site.depot"):
+                await bucket.put(f"{kind}.{whom}", mark + b" " + whom.encode())
+        await (await client.jetstream().object_store(subjects.ARTEFACTS)).put("thing", mark * 100)
+    box = await device_client(hub)
+    entry = f"$JS.API.DIRECT.GET.KV_{subjects.RELEASES}.$KV.{subjects.RELEASES}"
+    for kind in kinds:
+        for whom in ("all", f"site.{SITE}", f"device.{SITE}.box1"):
+            assert (
+                await box.request(f"{entry}.{kind}.{whom}", b"", timeout=2)
+            ).data == b"ours " + whom.encode()
+    chunk = json.dumps({"seq": 1, "next_by_subj": f"$O.{subjects.ARTEFACTS}.C.>"}).encode()
+    objects = f"OBJ_{subjects.ARTEFACTS}"
+    assert (await box.request(f"$JS.API.DIRECT.GET.{objects}", chunk, timeout=2)).data == b"ours" * 100
+    # Nobody else's, not the bucket as a whole, and nothing to write or to change.
+    release, store = f"KV_{subjects.RELEASES}", objects
+    for subject in (
+        f"{entry}.config.device.{SITE}.box2",
+        f"{entry}.agent.site.depot",
+        f"{entry}.>",
+        f"$JS.API.DIRECT.GET.{release}",
+        f"$JS.API.STREAM.MSG.GET.{release}",
+        f"$JS.API.STREAM.MSG.GET.{store}",
+        f"$JS.API.STREAM.INFO.{store}",
+        f"$JS.API.STREAM.PURGE.{release}",
+        f"$JS.API.STREAM.DELETE.{store}",
+        f"$JS.API.CONSUMER.CREATE.{store}",
+        f"$JS.API.CONSUMER.CREATE.{release}",
+        f"$KV.{subjects.RELEASES}.config.device.{SITE}.box1",
+        f"$O.{subjects.ARTEFACTS}.C.forged",
+        f"$O.{subjects.ARTEFACTS}.M.forged",
+        f"$KV.{subjects.DESIRED}.{SITE}.box1",
+        subjects.erased_subject(SITE, "gate"),
+    ):
+        with pytest.raises((nats.errors.Error, TimeoutError)):
+            await box.request(subject, chunk, timeout=0.2)
+    assert (
+        await (await acme.jetstream().object_store(subjects.ARTEFACTS)).get("thing")
+    ).data == b"ours" * 100
+    for client in (acme, globex, box):
+        await client.close()

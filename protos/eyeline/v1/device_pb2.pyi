@@ -50,6 +50,31 @@ CAMERA_STATE_FAILED: CameraState.ValueType  # 5
 """Cannot work without a person: `message` says why."""
 Global___CameraState: _TypeAlias = CameraState  # noqa: Y015
 
+class _ReleaseState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReleaseStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReleaseState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELEASE_STATE_UNSPECIFIED: _ReleaseState.ValueType  # 0
+    RELEASE_STATE_FETCHING: _ReleaseState.ValueType  # 1
+    RELEASE_STATE_TRIAL: _ReleaseState.ValueType  # 2
+    """Runs, and is not proven yet."""
+    RELEASE_STATE_APPLIED: _ReleaseState.ValueType  # 3
+    RELEASE_STATE_FAILED: _ReleaseState.ValueType  # 4
+    """Not in force; `message` says why. What was in force before still is."""
+
+class ReleaseState(_ReleaseState, metaclass=_ReleaseStateEnumTypeWrapper): ...
+
+RELEASE_STATE_UNSPECIFIED: ReleaseState.ValueType  # 0
+RELEASE_STATE_FETCHING: ReleaseState.ValueType  # 1
+RELEASE_STATE_TRIAL: ReleaseState.ValueType  # 2
+"""Runs, and is not proven yet."""
+RELEASE_STATE_APPLIED: ReleaseState.ValueType  # 3
+RELEASE_STATE_FAILED: ReleaseState.ValueType  # 4
+"""Not in force; `message` says why. What was in force before still is."""
+Global___ReleaseState: _TypeAlias = ReleaseState  # noqa: Y015
+
 @_typing.final
 class CameraStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -271,6 +296,8 @@ class DeviceStatus(_message.Message):
     STORED_NS_FIELD_NUMBER: _builtins.int
     HUB_BYTES_SENT_FIELD_NUMBER: _builtins.int
     HUB_BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
+    ERASURES_FIELD_NUMBER: _builtins.int
     schema_major: _builtins.int
     site: _builtins.str
     device: _builtins.str
@@ -298,6 +325,14 @@ class DeviceStatus(_message.Message):
     def spool(self) -> Global___SpoolStatus: ...
     @_builtins.property
     def edge_model(self) -> _detection_pb2.ModelRef: ...
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleaseStatus]:
+        """What was released for this device, by kind; a kind never released is left out."""
+
+    @_builtins.property
+    def erasures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErasureStatus]:
+        """What was done about the erasures that are wanted."""
+
     def __init__(
         self,
         *,
@@ -318,14 +353,120 @@ class DeviceStatus(_message.Message):
         stored_ns: _builtins.int = ...,
         hub_bytes_sent: _builtins.int = ...,
         hub_bytes_received: _builtins.int = ...,
+        releases: _abc.Iterable[Global___ReleaseStatus] | None = ...,
+        erasures: _abc.Iterable[Global___ErasureStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "edge_model", b"edge_model", "epoch", b"epoch", "spool", b"spool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cameras", b"cameras", "clock", b"clock", "config_revision", b"config_revision", "cpu_seconds", b"cpu_seconds", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "hub_bytes_received", b"hub_bytes_received", "hub_bytes_sent", b"hub_bytes_sent", "hub_connected", b"hub_connected", "reported_ns", b"reported_ns", "resident_bytes", b"resident_bytes", "schema_major", b"schema_major", "site", b"site", "spool", b"spool", "stored_ns", b"stored_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "cameras", b"cameras", "clock", b"clock", "config_revision", b"config_revision", "cpu_seconds", b"cpu_seconds", "device", b"device", "edge_model", b"edge_model", "epoch", b"epoch", "erasures", b"erasures", "hub_bytes_received", b"hub_bytes_received", "hub_bytes_sent", b"hub_bytes_sent", "hub_connected", b"hub_connected", "releases", b"releases", "reported_ns", b"reported_ns", "resident_bytes", b"resident_bytes", "schema_major", b"schema_major", "site", b"site", "spool", b"spool", "stored_ns", b"stored_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceStatus: _TypeAlias = DeviceStatus  # noqa: Y015
+
+@_typing.final
+class ErasureStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    messages: _builtins.int
+    """Messages that were taken out of the spool."""
+    done: _builtins.bool
+    """Nothing of it is in the spool, and nothing of it can get there any more."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        messages: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "id", b"id", "messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErasureStatus: _TypeAlias = ErasureStatus  # noqa: Y015
+
+@_typing.final
+class Erasure(_message.Message):
+    """Everything of a camera that was captured from `from_ns` on and before `to_ns` is to be erased: nanoseconds
+    since the Unix epoch on the hub's clock.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    FROM_NS_FIELD_NUMBER: _builtins.int
+    TO_NS_FIELD_NUMBER: _builtins.int
+    ORDERED_NS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    camera: _builtins.str
+    from_ns: _builtins.int
+    to_ns: _builtins.int
+    ordered_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        camera: _builtins.str = ...,
+        from_ns: _builtins.int = ...,
+        to_ns: _builtins.int = ...,
+        ordered_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "from_ns", b"from_ns", "id", b"id", "ordered_ns", b"ordered_ns", "to_ns", b"to_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
+
+@_typing.final
+class ReleaseStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DONE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """config, model or agent."""
+    serial: _builtins.int
+    version: _builtins.str
+    sha256: _builtins.str
+    state: Global___ReleaseState.ValueType
+    message: _builtins.str
+    done_bytes: _builtins.int
+    """While fetching."""
+    total_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        serial: _builtins.int = ...,
+        version: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        state: Global___ReleaseState.ValueType = ...,
+        message: _builtins.str = ...,
+        done_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_bytes", b"done_bytes", "kind", b"kind", "message", b"message", "serial", b"serial", "sha256", b"sha256", "state", b"state", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStatus: _TypeAlias = ReleaseStatus  # noqa: Y015
 
 @_typing.final
 class DesiredCamera(_message.Message):
@@ -507,19 +648,25 @@ class DesiredConfig(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     CAMERAS_FIELD_NUMBER: _builtins.int
+    ERASURES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Set by the API: the stored revision."""
     @_builtins.property
     def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___DesiredCamera]: ...
+    @_builtins.property
+    def erasures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Erasure]:
+        """Written by the operator's command alone; the API leaves them as they are."""
+
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         cameras: _abc.Iterable[Global___DesiredCamera] | None = ...,
+        erasures: _abc.Iterable[Global___Erasure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "erasures", b"erasures", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,6 +846,7 @@ class ControlRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     BACKLOG_LAG_NS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     keyframe: _builtins.bool
     """Start a new chain: the decoder lost its state."""
@@ -710,6 +858,8 @@ class ControlRequest(_message.Message):
     """There is news of the camera in the PROFILES bucket."""
     backlog_lag_ns: _builtins.int
     """As lag_ns, of the backlog lane, which waits while the live picture is answered."""
+    releases: _builtins.bool
+    """There is news in the RELEASES bucket."""
     @_builtins.property
     def answers(self) -> Global___AnswerReport:
         """What became of this camera's frames: told every few seconds while it has news."""
@@ -723,10 +873,11 @@ class ControlRequest(_message.Message):
         profile: _builtins.bool = ...,
         backlog_lag_ns: _builtins.int = ...,
         answers: Global___AnswerReport | None = ...,
+        releases: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "backlog_lag_ns", b"backlog_lag_ns", "camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "backlog_lag_ns", b"backlog_lag_ns", "camera", b"camera", "keyframe", b"keyframe", "lag_ns", b"lag_ns", "profile", b"profile", "releases", b"releases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
