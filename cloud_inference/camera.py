@@ -89,6 +89,8 @@ class Bus:
     tenant: str
     connection: Client
     js: JetStreamContext
+    # Pixels that are answered stay so long.
+    pixels_keep_s: float = 0.0
 
 
 class _LaneState:
@@ -137,7 +139,13 @@ class Camera:
             await asyncio.sleep(_RETRY_S)
 
     async def _session(self) -> None:
-        log = ResultLog(self._bus.connection, self._bus.js, self._site, self._camera)
+        log = ResultLog(
+            self._bus.connection,
+            self._bus.js,
+            self._site,
+            self._camera,
+            pixels_keep_s=self._bus.pixels_keep_s,
+        )
         try:
             stored = await log.load()
         except BusError as problem:
@@ -399,6 +407,8 @@ class _Session:
             await asyncio.sleep(_TELL_LAG_EVERY_S)
             for device, report in self._reports.due(time.monotonic()):
                 await self._owner.tell_answers(device, report)
+            # Of a camera that fell silent too.
+            await self._log.purge_frames(self._keep_from())
             if self._shortest_ns is None:
                 continue
             self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever

@@ -171,6 +171,12 @@ def local(  # typer calls it, by name
     websocket_port: Annotated[
         int | None, typer.Option(help="Serve the hub over WebSocket too, such as 443; 0 takes a free one.")
     ] = None,
+    encrypt: Annotated[
+        Path | None, typer.Option("--encrypt", help="File with a secret: what the hub keeps is encrypted.")
+    ] = None,
+    encrypt_before: Annotated[
+        Path | None, typer.Option("--encrypt-before", help="File with the secret until now, to change it.")
+    ] = None,
 ) -> None:
     """Run hub, Triton, worker, API and web page on this machine, and keep them running."""
     settings = _settings(config, set_)
@@ -193,6 +199,7 @@ def local(  # typer calls it, by name
         tls=tls,
         public=public,
         websocket_port=websocket_port,
+        store_key=_store_key(encrypt, encrypt_before),
         web_port=(port_or_free(host, 8080) if web_port is None else web_port) if web_page else None,
     )
     _run(run(settings, options))
@@ -373,6 +380,18 @@ def _serving_device(text: str) -> Any:
     if text not in {"cpu", "gpu", "auto"}:
         raise ConfigError(f"--device {text!r} must be cpu, gpu or auto")
     return text
+
+
+def _store_key(path: Path | None, before: Path | None) -> Any:
+    from eyeline.nats_server import StoreKey
+    from eyeline.settings import secret
+
+    new = secret(None, path, "--encrypt")
+    if new is None and before is None:
+        return None
+    if not new:
+        raise ConfigError("--encrypt needs a file with a secret in it")
+    return StoreKey(new, secret(None, before, "--encrypt-before"))
 
 
 def _device(text: str) -> tuple[str, str]:

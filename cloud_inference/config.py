@@ -17,6 +17,22 @@ ENV_PREFIX = "EYELINE_CLOUD__"
 Name = Annotated[str, AfterValidator(check_token)]
 
 
+class StreamSettings(Settings):
+    """How much the hub keeps, per tenant."""
+
+    # Pixels go as soon as they are answered and no open chain needs them, or so much later.
+    pixels_keep_s: float = Field(default=0.0, ge=0, le=365 * 86_400.0)
+    # These bound what nobody answered yet.
+    frames_max_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    frames_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
+    results_max_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    results_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
+    # Of the audit log, counted when it is first made.
+    audit_max_age_s: float = Field(default=400 * 86_400.0, ge=86_400)
+    replicas: int = Field(default=1, ge=1, le=5)
+    storage: Literal["file", "memory"] = "file"
+
+
 class TenantSettings(Settings):
     """A tenant: its own NATS account, its own streams."""
 
@@ -27,6 +43,8 @@ class TenantSettings(Settings):
     password_file: Path | None = None
     # Instead of user and password.
     creds_file: Path | None = None
+    # How much is kept of this tenant's; None for `hub.streams`.
+    streams: StreamSettings | None = None
 
     @model_validator(mode="after")
     def _one_login(self) -> TenantSettings:
@@ -47,20 +65,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class StreamSettings(Settings):
-    """How much the hub keeps, per tenant."""
-
-    # Pixels are purged as soon as no open chain needs them; these bound what nobody answered yet.
-    frames_max_bytes: int = Field(default=4 << 30, ge=1 << 20)
-    frames_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
-    results_max_bytes: int = Field(default=8 << 30, ge=1 << 20)
-    results_max_age_s: float = Field(default=7 * 86_400.0, ge=60)
-    # Of the audit log, counted when it is first made.
-    audit_max_age_s: float = Field(default=400 * 86_400.0, ge=86_400)
-    replicas: int = Field(default=1, ge=1, le=5)
-    storage: Literal["file", "memory"] = "file"
-
-
 class HubSettings(Settings):
     """NATS."""
 
@@ -69,6 +73,10 @@ class HubSettings(Settings):
     # Talk TLS and trust this authority; one inside a credentials file serves as well.
     ca_file: Path | None = None
     streams: StreamSettings = StreamSettings()
+
+    def streams_of(self, tenant: TenantSettings) -> StreamSettings:
+        """What holds for a tenant."""
+        return tenant.streams or self.streams
 
     @field_validator("tenants")
     @classmethod

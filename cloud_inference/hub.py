@@ -7,6 +7,7 @@ out credentials. In a cluster the same text, with a `cluster` section beside it,
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from cloud_inference.trust import Trust
 from eyeline import creds, subjects
 from eyeline.creds import Creds
 from eyeline.errors import ConfigError
-from eyeline.nats_server import NatsServer
+from eyeline.nats_server import NatsServer, StoreKey
 
 _log = structlog.get_logger()
 
@@ -56,6 +57,7 @@ class HubConfig:
     tls: pki.Files | None = None
     websocket_host: str = "127.0.0.1"
     websocket_port: int | None = None
+    store_key: StoreKey | None = None
 
 
 def config_text(config: HubConfig) -> str:
@@ -70,6 +72,8 @@ def config_text(config: HubConfig) -> str:
     }
     if config.max_store_bytes is not None:
         jetstream["max_file_store"] = config.max_store_bytes
+    if config.store_key is not None:
+        jetstream |= config.store_key.config
     top: dict[str, Any] = {
         "server_name": "eyeline-hub",
         "max_payload": MAX_PAYLOAD_BYTES,
@@ -100,7 +104,9 @@ def config_text(config: HubConfig) -> str:
         )
     if config.monitor_port is not None:
         top["http"] = f"127.0.0.1:{config.monitor_port}"
-    return "\n".join(f"{key}: {json.dumps(value, indent=2)}" for key, value in top.items()) + "\n"
+    text = "\n".join(f"{key}: {json.dumps(value, indent=2)}" for key, value in top.items()) + "\n"
+    # Names of the environment stand without quotes.
+    return re.sub(r'"(\$EYELINE_[A-Z_]+)"', r"\1", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,8 @@ class HubOptions:
     """How a hub on this machine is reached.
 
     public: host name or address by which devices reach it, which its certificate is for; None takes `host`.
-    Ports of 0 are chosen. websocket_port: also NATS over WebSocket; None for not.
+    Ports of 0 are chosen. websocket_port: also NATS over WebSocket; None for not. store_key: encrypt what is
+    kept on the disk.
     """
 
     host: str = "127.0.0.1"
@@ -143,6 +150,7 @@ class HubOptions:
     websocket_port: int | None = None
     sync_interval_s: int = 2
     monitor_port: int | None = None
+    store_key: StoreKey | None = None
 
     @property
     def name(self) -> str:
@@ -200,6 +208,7 @@ class LocalHub:
             tls=self.tls,
             websocket_host=options.host,
             websocket_port=options.websocket_port,
+            store_key=options.store_key,
         )
         self.server = NatsServer(
             config_text(self.config),
@@ -207,6 +216,7 @@ class LocalHub:
             name=self.name,
             host=options.host,
             port=options.port,
+            env=options.store_key.env if options.store_key is not None else None,
         )
         self._wanted = {name: list(pairs) for name, pairs in tenants.items()}
         self._state_dir = state_dir

@@ -25,6 +25,7 @@ from cloud_inference.triton_server import Ports, TritonServer
 from eyeline import lock
 from eyeline.creds import write_private
 from eyeline.errors import ServerFailed
+from eyeline.nats_server import StoreKey
 from eyeline.process import Child
 from eyeline.supervise import Supervisor
 from eyeline_models import catalogue
@@ -48,8 +49,8 @@ class LocalOptions:
     devices: (site, device) pairs that get credentials. Ports of 0 are chosen. tls: on the hub and the API,
     which then asks for tokens; public: the name that others reach this machine by, None for `host`.
     websocket_port: the hub also over WebSocket; None for not. web_port: the web page; None for none. cpus:
-    cores for Triton, None for all. quiet: worker, API and page log to files in the state folder rather than
-    to our stderr.
+    cores for Triton, None for all. store_key: encrypts the hub's files. quiet: worker, API and page log to
+    files in the state folder rather than to our stderr.
     """
 
     state_dir: Path
@@ -65,6 +66,7 @@ class LocalOptions:
     triton: Ports = field(default_factory=Ports)
     serving: Serving = field(default_factory=Serving)
     cpus: tuple[int, ...] | None = None
+    store_key: StoreKey | None = None
     quiet: bool = False
 
 
@@ -110,6 +112,7 @@ async def _running(settings: CloudSettings, options: LocalOptions) -> AsyncItera
             public=options.public,
             tls=options.tls,
             websocket_port=options.websocket_port,
+            store_key=options.store_key,
         ),
     )
     if options.tls:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import nats.errors
 from nats.aio.client import Client
@@ -27,6 +27,8 @@ _WRONG_LAST_SEQUENCE = 10071
 _TAIL_S = 10.0
 _TIMEOUT_S = 2.0
 _PURGE_EVERY_S = 5.0
+_NONE = 1 << 62
+_NONE = 1 << 62
 
 
 class FencedOut(Exception):
@@ -44,7 +46,17 @@ class Stored:
 class ResultLog:
     """One camera's part of the results stream, as its owner writes it."""
 
-    def __init__(self, connection: Client, js: JetStreamContext, site: str, camera: str) -> None:
+    def __init__(
+        self,
+        connection: Client,
+        js: JetStreamContext,
+        site: str,
+        camera: str,
+        *,
+        pixels_keep_s: float = 0.0,
+    ) -> None:
+        """pixels_keep_s: how long pixels stay when nothing needs them any more."""
+        self._pixels_keep_s = pixels_keep_s
         self._connection, self._js = connection, js
         self._subject = subjects.result_subject(site, camera)
         self._frames = subjects.frame_subject(site, "*", camera)
@@ -121,7 +133,20 @@ class ResultLog:
             return
         self._purged_s = now
         try:
+            if self._pixels_keep_s:
+                keep_from = min(keep_from, await self._first_since(time.time() - self._pixels_keep_s))
             await self._js.purge_stream(subjects.FRAMES, seq=keep_from, subject=self._frames)
         except (TimeoutError, APIError, nats.errors.Error):
             return
         self._purged_to = keep_from
+
+    async def _first_since(self, moment_s: float) -> int:
+        """Stream sequence of the first of our frame messages that was stored since, or a high one."""
+        start = datetime.fromtimestamp(moment_s, UTC)
+        feed = Feed(self._connection, self._js, subjects.FRAMES, [self._frames], start_time=start, batch=1)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await feed.open()
+                return (await feed.take(1))[0].sequence if feed.pending_at_start else _NONE
+        finally:
+            await feed.close()

@@ -70,7 +70,7 @@ def configs(settings: StreamSettings) -> list[StreamConfig]:
         storage=storage,
         discard=DiscardPolicy.NEW,
         max_bytes=settings.frames_max_bytes,
-        max_age=settings.frames_max_age_s,
+        max_age=max(settings.frames_max_age_s, settings.pixels_keep_s),
         duplicate_window=_DUPLICATE_WINDOW_S,
         num_replicas=settings.replicas,
     )

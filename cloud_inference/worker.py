@@ -113,7 +113,7 @@ async def _serve(
     background: set[asyncio.Task[None]] = set()
     try:
         js = connection.jetstream(timeout=2)
-        tenant_bus = Bus(tenant.name, connection, js)
+        tenant_bus = Bus(tenant.name, connection, js, settings.hub.streams_of(tenant).pixels_keep_s)
         drawings = Drawings(connection, js)
         ownership = Ownership(
             tenant_bus,
@@ -130,7 +130,7 @@ async def _serve(
         said = waiting = True
         while True:
             try:
-                await streams.ensure(js, settings.hub.streams)
+                await streams.ensure(js, settings.hub.streams_of(tenant))
                 if waiting:
                     waiting = False
                     ready.waiting_tenants -= 1

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from edge_agent.config import Fsync, SpoolSettings
 from eyeline import bus
 from eyeline.errors import ServerFailed
-from eyeline.nats_server import NatsServer
+from eyeline.nats_server import NatsServer, StoreKey
 from eyeline.subjects import EDGE_DOMAIN
 
 _log = structlog.get_logger()
@@ -38,13 +38,18 @@ class Broker:
     def __init__(self, settings: SpoolSettings, folder: Path) -> None:
         self._folder = folder
         self._password = secrets.token_hex(16)
+        key = settings.store_key()
         memory = settings.max_bytes if settings.storage == "memory" else 0
         self._server = NatsServer(
-            _config(settings, folder, self._password),
+            _config(settings, folder, self._password, key),
             work_dir=folder,
             name="broker",
+<<<<<<< HEAD
             port=settings.port,
             env={"GOMEMLIMIT": str(_BROKER_BYTES + memory)},
+=======
+            env={"GOMEMLIMIT": str(_BROKER_BYTES + memory), **(key.env if key is not None else {})},
+>>>>>>> a741693 (Encryption at rest, retention by tenant, erasure tested; the service runs the launcher)
         )
 
     @property
@@ -112,10 +117,11 @@ class Broker:
             return
 
 
-def _config(settings: SpoolSettings, folder: Path, password: str) -> str:
+def _config(settings: SpoolSettings, folder: Path, password: str, key: StoreKey | None) -> str:
     """Loopback only (the launcher sees to it); local readers may listen, and only the agent may write."""
     memory = settings.max_bytes + (1 << 20) if settings.storage == "memory" else 0
     disk = settings.max_bytes * 2 + (64 << 20) if settings.storage == "file" else 1 << 20
+    encrypted = "\n".join(f"  {name}: {value}" for name, value in (key.config if key else {}).items())
     return f"""
 server_name: eyeline-spool
 pid_file: "{folder / "broker.pid"}"
@@ -125,6 +131,7 @@ jetstream {{
   max_mem: {max(memory, 1 << 20)}
   max_file: {disk}
   sync_interval: {_SYNC[settings.fsync]}
+{encrypted}
 }}
 authorization {{
   users: [

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from edge_agent.launch_state import UpdateState
 from eyeline import settings
 from eyeline.ladder import CRFS
+from eyeline.nats_server import StoreKey
 from eyeline.settings import Settings
 from eyeline.subjects import check_token
 
@@ -276,8 +277,18 @@ class SpoolSettings(Settings):
     fsync: Fsync = Fsync.SECOND
     # After an outage: the live picture first, the backlog first, or the live picture only.
     order: Literal["live-first", "backlog-first", "live-only"] = "live-first"
+    # A secret by which the files are encrypted; any text. For a change, the one until now goes to `_before`.
+    key: SecretStr | None = None
+    key_file: Path | None = None
+    key_file_before: Path | None = None
     # A message that waited longer than this in the spool is late: it goes into the backlog lane.
     late_after_s: float = Field(default=2.0, gt=0, le=3600)
+
+    def store_key(self) -> StoreKey | None:
+        """The key of the files, None to leave them plain; raises `ConfigError`."""
+        key = settings.secret(self.key, self.key_file, "spool")
+        before = settings.secret(None, self.key_file_before, "spool")
+        return StoreKey(key, before) if key else None
 
 
 class HttpSettings(Settings):

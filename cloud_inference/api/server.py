@@ -226,7 +226,7 @@ async def _connect(settings: CloudSettings, tenant: TenantSettings, tenants: Ten
     said = False
     while True:
         try:
-            await streams.ensure(hub.js, settings.hub.streams)
+            await streams.ensure(hub.js, settings.hub.streams_of(tenant))
         except BusError as problem:
             if not problem.retryable:
                 raise

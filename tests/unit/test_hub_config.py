@@ -128,7 +128,8 @@ def test_a_credentials_file_holds_everything(tmp_path: Path) -> None:
     made = trust.enroll("acme", "Yard", "box_1", names={"hub": "tls://h:1"}, ca=CERTIFICATE)
     read = parse(made.text(), "file")
     assert (read.jwt, read.key.seed, read.ca) == (made.jwt, made.key.seed, CERTIFICATE)
-    assert read.names == {"tenant": "acme", "site": "Yard", "device": "box_1", "hub": "tls://h:1"}
+    named = {"tenant": "acme", "site": "Yard", "device": "box_1", "hub": "tls://h:1"}
+    assert read.names == {**named, "release-key": trust.release_key().public}
     assert read.claims["nats"]["tags"] == ["site:Yard", "device:box_1"]
     for damaged in (made.text().replace(made.key.seed, made.key.seed[:-1] + "A"), "", "-----BEGIN NATS"):
         with pytest.raises(ConfigError, match=r"^file"):
