@@ -44,12 +44,8 @@ class Broker:
             _config(settings, folder, self._password, key),
             work_dir=folder,
             name="broker",
-<<<<<<< HEAD
             port=settings.port,
-            env={"GOMEMLIMIT": str(_BROKER_BYTES + memory)},
-=======
             env={"GOMEMLIMIT": str(_BROKER_BYTES + memory), **(key.env if key is not None else {})},
->>>>>>> a741693 (Encryption at rest, retention by tenant, erasure tested; the service runs the launcher)
         )
 
     @property

@@ -25,6 +25,10 @@ README = (ROOT / "README.md").read_text()
 ELSEWHERE = {
     "make demo": "tests/integration/test_demo.py runs what it runs; .ci/run does the set-up",
     "make test": ".ci/run",
+    "cloud-inference release": "tests/integration/test_updates.py",
+    "cloud-inference rollout": "tests/integration/test_updates.py",
+    "cloud-inference erase": "tests/integration/test_erase.py",
+    "cloud-inference audit": "tests/integration/test_audit.py",
     "cloud-inference enroll": "tests/integration/test_security.py",
     "cloud-inference revoke": "tests/integration/test_security.py",
     "cloud-inference token": "tests/integration/test_security.py",
