@@ -185,6 +185,18 @@ def _credentials(settings: ApiSettings) -> grpc.ServerCredentials | None:
     """TLS as configured; raises `ConfigError` for files that cannot be used."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
+    key, certificate, client_ca = _tls_files(settings)
+    return grpc.dynamic_ssl_server_credentials(
+        grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca or None),
+        _Renewed(settings),  # type: ignore[arg-type]  # None for "as it was", which the stubs do not know
+        require_client_authentication=bool(client_ca),
+    )
+
+
+def _tls_files(settings: ApiSettings) -> tuple[bytes, bytes, bytes]:
+    """Key, certificate and the clients' authority (or nothing); raises `ConfigError`."""
+    assert settings.tls_cert is not None  # noqa: S101  # the caller looked
+    assert settings.tls_key is not None  # noqa: S101
     paths = (settings.tls_key, settings.tls_cert, settings.client_ca)
     try:
         key, certificate, client_ca = (path.read_bytes() if path is not None else b"" for path in paths)
@@ -199,9 +211,45 @@ def _credentials(settings: ApiSettings) -> grpc.ServerCredentials | None:
         raise ConfigError(
             f"api.tls_cert, api.tls_key or api.client_ca cannot be used: {problem.reason or problem}"
         ) from None
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=client_ca or None, require_client_auth=bool(client_ca)
-    )
+    return key, certificate, client_ca
+
+
+class _Renewed:
+    """Reads the files again for a new connection once they changed: renewing needs no restart.
+
+    gRPC asks before each handshake, from threads of its own. Files that cannot be used leave the old ones in
+    use; half of a pair that was written a moment ago is tried again with the next connection.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._seen = self._marks()
+
+    def _marks(self) -> tuple[tuple[int, int] | None, ...]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self._settings.tls_cert, self._settings.tls_key, self._settings.client_ca):
+            try:
+                stat = path.stat() if path is not None else None
+            except OSError:
+                stat = None
+            found.append((stat.st_mtime_ns, stat.st_ino) if stat is not None else None)
+        return tuple(found)
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new configuration; None while nothing changed."""
+        now = self._marks()
+        if now == self._seen:
+            return None
+        try:
+            key, certificate, client_ca = _tls_files(self._settings)
+        except ConfigError as problem:
+            _log.error("certificates_unusable", reason=str(problem))
+            return None
+        self._seen = now
+        _log.info("certificates_renewed")
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], root_certificates=client_ca or None
+        )
 
 
 def _try_port(host: str, port: int) -> None:

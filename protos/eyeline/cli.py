@@ -42,6 +42,7 @@ from eyeline.terminal import (
     nothing,
     run,
     status_of,
+    use_certificate,
 )
 from eyeline.terminal import (
     TIMEOUT_S as _TIMEOUT_S,
@@ -60,6 +61,17 @@ app = typer.Typer(
 
 # Common to typer's own copy of click and to click itself: what is wrong with the command line.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+@app.callback()
+def common(
+    cert: Annotated[
+        Path | None, typer.Option(envvar="EYELINE_CERT", help="Show the server this certificate (PEM).")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(envvar="EYELINE_KEY", help="Its key (PEM).")] = None,
+) -> None:
+    """Before every command."""
+    use_certificate(cert, key)
 
 
 @app.command()

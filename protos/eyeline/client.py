@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -41,8 +42,20 @@ from eyeline.values import ImageAnswer, Result, Still
 
 # "site/camera", or the two apart.
 Camera = str | tuple[str, str]
-# False: none; True: the usual authorities; a file with the authority's certificate; or gRPC credentials.
-Tls = bool | Path | grpc.ChannelCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Who we are, for a server that asks for certificates: PEM files. ca: to trust; None: the usual ones."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+# False: none; True: the usual authorities; a file with the authority's certificate; a certificate of our own
+# with it; or gRPC credentials.
+Tls = bool | Path | ClientCertificate | grpc.ChannelCredentials
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 _MAX_RECEIVE_BYTES: Final = 64 << 20
@@ -317,11 +330,17 @@ def _credentials(tls: Tls) -> grpc.ChannelCredentials | None:
         return None
     if tls is True:
         return grpc.ssl_channel_credentials()
-    if isinstance(tls, Path):
+    if isinstance(tls, Path | ClientCertificate):
+        own = isinstance(tls, ClientCertificate)
+        paths = (
+            (tls.ca, tls.key, tls.certificate) if isinstance(tls, ClientCertificate) else (tls, None, None)
+        )
         try:
-            return grpc.ssl_channel_credentials(tls.read_bytes())
+            ca, key, certificate = (path.read_bytes() if path is not None else None for path in paths)
         except OSError as problem:
-            raise ConfigError(f"certificate {tls} cannot be read: {problem.strerror}") from None
+            what = "TLS file" if own else "certificate"
+            raise ConfigError(f"{what} {problem.filename} cannot be read: {problem.strerror}") from None
+        return grpc.ssl_channel_credentials(ca, key, certificate)
     return tls
 
 

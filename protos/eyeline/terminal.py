@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 
 from eyeline import errors, show
-from eyeline.client import Client, Tls
+from eyeline.client import Client, ClientCertificate, Tls
 from eyeline.moments import parse_moment
 
 OK, NOTHING, USAGE, UNREACHABLE, REFUSED, WRONG, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
@@ -141,9 +141,24 @@ def progress(what: str) -> Iterator[Callable[[float, str], None]]:
         yield lambda part, words: bar.update(task, completed=min(max(part, 0.0), 1.0), words=words)
 
 
+# Set before the command, for all of them: `eyeline --cert FILE --key FILE watch`.
+_own: list[tuple[Path, Path]] = []
+
+
+def use_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Show this certificate to the server."""
+    _own.clear()
+    if (certificate is None) != (key is None):
+        fail("--cert and --key belong together", USAGE)
+    if certificate is not None and key is not None:
+        _own.append((certificate, key))
+
+
 def client_of(server: str, token: str | None, tls: bool, ca: Path | None) -> Client:
     """The client that the common options ask for."""
     secure: Tls = ca if ca is not None else tls
+    if _own:
+        secure = ClientCertificate(*_own[0], ca)
     return Client(server, token, tls=secure)
 
 

@@ -23,6 +23,7 @@ from eyeline.errors import BusError, ConfigError
 from tests.support.access import Issuer
 from tests.support.api import BrightModel, result, running_api, store
 from tests.support.cards import square_card
+from tests.support.commands import run
 from tests.support.deliveries import frames_of, stored_envelopes
 from tests.support.eventually import eventually
 from tests.support.programs import agent
@@ -255,6 +256,51 @@ async def test_client_certificates(hub: LocalHub, files: pki.Files, tmp_path: Pa
             async with Client(serving.address, issuer.token(), tls=nobody) as client:
                 with pytest.raises(errors.Unavailable):
                     await client.latest()
+
+
+async def test_renewed_certificates_need_no_restart(hub: LocalHub, files: pki.Files, tmp_path: Path) -> None:
+    issuer = Issuer(tmp_path)
+    options = {"tls_cert": str(files.certificate), "tls_key": str(files.key)}
+    other = pki.ensure(tmp_path / "other", ["127.0.0.1"])
+    async with running_api(hub, token_keys=[str(issuer.public)], **options) as serving:
+
+        async def works(ca: Path) -> bool:
+            async with Client(serving.address, issuer.token(), tls=ca) as client:
+                try:
+                    await client.latest()
+                except errors.Unavailable:
+                    return False
+                return True
+
+        async with Client(serving.address, issuer.token(), tls=files.ca) as before:
+            await before.latest()
+            # Half a pair first: the old one stays in use.
+            files.certificate.write_bytes(other.certificate.read_bytes())
+            assert await works(files.ca)
+            files.key.write_bytes(other.key.read_bytes())
+            assert await works(other.ca)
+            assert not await works(files.ca)
+            await before.latest()  # an open connection goes on
+
+
+async def test_the_command_line_with_a_certificate(hub: LocalHub, files: pki.Files, tmp_path: Path) -> None:
+    ours = pki.issue_client(tmp_path / "tls", tmp_path / "clients", "dashboard", "Acme")
+    options = {
+        "tls_cert": str(files.certificate),
+        "tls_key": str(files.key),
+        "client_ca": str(files.ca),
+        "clients": [{"subject": "CN=dashboard,O=Acme", "tenant": "acme"}],
+    }
+    async with running_api(hub, **options) as serving:
+        await store(serving.tenants.hubs["acme"].js, [result(1)])
+        asked = ["latest", "--server", serving.address, "--ca", files.ca, "--json"]
+        identity = ["--cert", ours.certificate, "--key", ours.key]
+        done = await run("eyeline", *identity, *asked)
+        assert (done.status, "gate" in done.out) == (0, True), done.err
+        without = await run("eyeline", *asked)
+        assert without.status != 0
+        half = await run("eyeline", "--cert", ours.certificate, *asked)
+        assert "--cert and --key belong together" in half.err
 
 
 @pytest.mark.parametrize(
