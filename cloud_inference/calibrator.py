@@ -42,11 +42,10 @@ _READ_S: Final = 10.0
 
 
 class LiveFirst:
-    """Asks about one picture at a time, behind the live ones."""
+    """Asks about one picture at a time, behind the live ones. one: held meanwhile, for all that calibrate."""
 
-    def __init__(self, inference: Inference) -> None:
-        self._inference = inference
-        self._one = asyncio.Lock()
+    def __init__(self, inference: Inference, one: asyncio.Lock) -> None:
+        self._inference, self._one = inference, one
 
     async def __call__(self, image: NDArray[np.uint8]) -> Inferred | None:
         """Rows for one letterboxed picture."""
@@ -64,20 +63,24 @@ class LiveFirst:
 
 
 class Calibrator:
-    """One tenant's samples. owns: whether a camera, by site and name, is this worker's now."""
+    """One tenant's samples.
+
+    model: what answers for the tenant's cameras now; one: see `LiveFirst`; executor: for what takes CPU;
+    owns: whether a camera, by site and name, is this worker's now.
+    """
 
     def __init__(
         self,
         bus: Bus,
-        card: ModelCard,
-        look: LiveFirst,
+        model: Callable[[], tuple[ModelCard, Inference]],
+        one: asyncio.Lock,
         executor: Executor,
         *,
         propagate: Propagate,
         owns: Callable[[str, str], bool],
     ) -> None:
-        self._bus, self._card, self._owns = bus, card, owns
-        self._scorer = Scorer(card, look, executor, propagate)
+        self._bus, self._model, self._owns = bus, model, owns
+        self._one, self._executor, self._propagate = one, executor, propagate
         self._log = _log.bind(tenant=bus.tenant)
         # Messages on a subject when it was last read in vain: read again once there are more.
         self._read: dict[str, int] = {}
@@ -125,7 +128,9 @@ class Calibrator:
         log = self._log.bind(site=address.site, camera=address.camera, device=address.device)
         log.info("calibration_started", pictures=len(sample.pictures), rungs=len(sample.ladder))
         with metrics.CALIBRATING.labels(self._bus.tenant).track_inprogress():
-            profile = await self._scorer.profile(sample)
+            card, inference = self._model()
+            look = LiveFirst(inference, self._one)
+            profile = await Scorer(card, look, self._executor, self._propagate).profile(sample)
         metrics.CALIBRATIONS.labels(self._bus.tenant, "failed" if profile.problem else "done").inc()
         metrics.CALIBRATION_CPU.labels(self._bus.tenant).inc(profile.cpu_seconds)
         log.info(
@@ -187,13 +192,14 @@ class Calibrator:
 
     async def _review(self) -> None:
         """Mark the profiles of our cameras that another model made: their devices take new samples."""
+        card, _ = self._model()
         for key, (revision, profile) in list(self._profiles.items()):
             site, device, camera = (*key.split("."), "", "")[:3]
-            if profile.stale or profile.model.sha256 == self._card.sha256 or not self._owns(site, camera):
+            if profile.stale or profile.model.sha256 == card.sha256 or not self._owns(site, camera):
                 continue
             marked = calibration_pb2.Profile()
             marked.CopyFrom(profile)
-            marked.stale = f"the cloud's model is now {self._card.name} {self._card.version}"
+            marked.stale = f"the cloud's model is now {card.name} {card.version}"
             bucket = await self._bucket()
             with contextlib.suppress(APIError):  # changed meanwhile
                 await bucket.update(key, marked.SerializeToString(), last=revision)

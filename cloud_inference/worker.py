@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import structlog
 
 from cloud_inference import streams, traces
-from cloud_inference.calibrator import Calibrator, LiveFirst
+from cloud_inference.calibrator import Calibrator
 from cloud_inference.camera import Bus, Camera, Shared
 from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.drawings import Drawings
@@ -65,7 +65,7 @@ async def run(settings: CloudSettings) -> None:
                     propagate=settings.worker.propagate,
                     traces=spans,
                 )
-                scoring = (LiveFirst(shared.inference), calibration) if settings.worker.calibrate else None
+                scoring = (asyncio.Lock(), calibration) if settings.worker.calibrate else None
                 async with asyncio.TaskGroup() as group:
                     for tenant in settings.hub.tenants:
                         group.create_task(_serve(settings, tenant, shared, ready, scoring))
@@ -99,7 +99,7 @@ async def _serve(
     tenant: TenantSettings,
     shared: Shared,
     ready: _Ready,
-    scoring: tuple[LiveFirst, Executor] | None,
+    scoring: tuple[asyncio.Lock, Executor] | None,
 ) -> None:
     """One tenant's cameras, and their calibration with what `scoring` gives it; None for none."""
     connection = await bus.connect(
@@ -138,7 +138,11 @@ async def _serve(
                     background.add(asyncio.create_task(drawings.run()))
                     if scoring is not None:
                         calibrator = Calibrator(
-                            tenant_bus, shared.card, *scoring, propagate=shared.propagate, owns=ownership.owns
+                            tenant_bus,
+                            lambda: (router.stable.card, router.stable.inference),
+                            *scoring,
+                            propagate=shared.propagate,
+                            owns=ownership.owns,
                         )
                         background.add(asyncio.create_task(calibrator.run()))
                 async with asyncio.TaskGroup() as group:

@@ -118,6 +118,17 @@ async def test_a_camera_calibrates_itself(
                 return bool(info.state.messages == 0)
 
             await eventually(forgotten, within_s=10)
+            # As if another model had made it: the worker says so, and the camera stays where it is.
+            profile.model.sha256, profile.made_ns = "0" * 64, profile.made_ns + 1
+            bucket = await cloud.jetstream().key_value(subjects.PROFILES)
+            await bucket.put(KEY, profile.SerializeToString())
+
+            async def stale() -> bool:
+                text = (await camera_of(cloud)).calibration
+                return "no longer holds: the cloud's model is now centernet" in text and "earliest" in text
+
+            await eventually(stale, within_s=30)
+            assert (await camera_of(cloud)).rung == camera.rung
         finally:
             assert await agent.end() == 0, agent.log
         # Without a hub, it starts where it sat.
