@@ -161,18 +161,14 @@ def test_the_command_builds_reports_and_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_int8_that_loses_too_much_is_refused_and_float16_is_published(tmp_path: Path) -> None:
+def test_what_keeps_to_the_bound_is_published_with_its_report(tmp_path: Path) -> None:
     env = tensorrt_rtx.environ()
     store = str(tmp_path / "store")
     pictures = ("--store", store, "--pictures", str(CLIP), "--most-pictures", "24")
-    good = cli("convert", "centernet-mobilenetv3", "--precision", "fp16", *pictures, env=env)
-    assert good.returncode == 0, good.stderr
-    assert "against float32 on 12 held-out pictures" in good.stdout
-    bad = cli(
-        "convert", "centernet-mobilenetv3", "--precision", "int8", "--max-loss", "0.005", *pictures, env=env
-    )
-    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1), bad.stderr
-    assert "is not published: F1 " in bad.stderr
+    for precision in ("fp16", "int8"):
+        made = cli("convert", "centernet-mobilenetv3", "--precision", precision, *pictures, env=env)
+        assert made.returncode == 0, made.stderr
+        assert "against float32 on 12 held-out pictures" in made.stdout
     listed = cli("list", "--store", store, env=env).stdout
-    assert "fp16" in listed
-    assert "int8" not in listed
+    assert "/fp16" in listed
+    assert "/int8" in listed

@@ -14,8 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cloud_inference.engines import accuracy
+from cloud_inference.engines import accuracy, build
+from cloud_inference.engines.build import Wish
+from cloud_inference.engines.cache import EngineStore
+from cloud_inference.engines.tensorrt import Profile
 from cloud_inference.engines.typed import Precision, convert
+from cloud_inference.errors import EngineFailed
 from eyeline.errors import ConfigError
 from eyeline_models import catalogue
 from eyeline_models.errors import BadModel
@@ -139,3 +143,26 @@ def test_pictures_are_spread_and_held_out_in_stretches(tmp_path: Path) -> None:
         accuracy.pictures([tmp_path], 4)
     with pytest.raises(ConfigError, match="at least two"):
         accuracy.split(found[:1])
+
+
+def test_a_graph_that_loses_too_much_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = catalogue.load("centernet-mobilenetv3")
+    store = EngineStore(str(tmp_path / "store"))
+
+    def blinded(model: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT16:
+                zeros = np.zeros_like(numpy_helper.to_array(tensor))
+                tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+        return model
+
+    monkeypatch.setattr(build, "convert", blinded)
+    wish = Wish(Precision.FP16, Profile(), pictures=(CLIP,), most_pictures=4)
+    with pytest.raises(
+        EngineFailed, match=r"is not published: F1 0\.000 against float32 on 2 held-out"
+    ) as caught:
+        build.graph(card, wish, store)
+    assert "\n" not in str(caught.value)
+    assert store.list() == {}
