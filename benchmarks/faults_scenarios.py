@@ -108,7 +108,8 @@ async def _rebalanced(rig: Rig) -> None:
     end = time.monotonic() + 15
     owners: set[str] = set()
     while time.monotonic() < end and "worker2" not in owners:
-        owners = {await rig.owner(camera) for camera in rig.cameras}
+        with contextlib.suppress(NotFoundError):  # on its way from one to the other
+            owners |= {await rig.owner(camera) for camera in rig.cameras}
         await asyncio.sleep(0.2)
     rig.notes["owners"] = sorted(owners)
     await rig.at(16)
