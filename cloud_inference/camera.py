@@ -123,8 +123,17 @@ class Camera:
         some seconds, and nobody else anything.
         """
         while True:
+            session = asyncio.create_task(self._session())
             try:
-                await self._session()
+                await asyncio.wait({session})
+            except asyncio.CancelledError:
+                # Said until it is heard: a session whose member fails on the way out tells of that alone.
+                while not session.done():
+                    session.cancel()
+                    await asyncio.wait({session}, timeout=1)
+                raise
+            try:
+                session.result()
             except* FencedOut:
                 self._log.warning("fenced_out", reason="another worker wrote this camera's results")
             except* BusError as problems:
@@ -132,10 +141,6 @@ class Camera:
             except* Exception:  # noqa: BLE001  # a defect of ours; it stops no other camera, nor this one for long
                 self._log.exception("camera_crashed")
                 await asyncio.sleep(_CRASH_WAIT_S)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # A group whose member failed on the way out tells of that alone.
-                raise asyncio.CancelledError
             await asyncio.sleep(_RETRY_S)
 
     async def _session(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloud_inference.hub import LocalHub
+from eyeline import subjects
 from eyeline.v1 import frame_pb2, result_pb2
 from tests.integration.test_worker import (
     CLOUD,
@@ -98,6 +99,22 @@ async def test_a_take_over_in_mid_backlog_loses_nothing_and_doubles_nothing(hub:
     for lane in (LIVE, BACKLOG):
         order = [it.key.sequence for it in results if it.lane == lane]
         assert order == sorted(order)
+
+
+async def test_a_camera_that_was_fenced_out_goes_on(hub: LocalHub) -> None:
+    device, model = Device(), SquareModel()
+    async with tenant_bus(hub) as bus, worker(bus, model):
+        await publish(bus.js, device.frames(3))
+        stored = await answered(bus, device, 3)
+        subject = subjects.result_subject(device.site, device.camera)
+        for _ in range(2):
+            last = await bus.js.get_last_msg(subjects.RESULTS, subject)
+            batch = result_pb2.ResultBatch.FromString(last.data or b"")
+            del batch.results[:]
+            await bus.js.publish(subject, batch.SerializeToString())  # as another worker would
+            await publish(bus.js, device.frames(3))
+            stored = await answered(bus, device, len(stored) + 3)
+    assert all(it.provenance == CLOUD for it in stored)
 
 
 async def test_a_deadline_gives_a_frame_up_and_frees_its_place(hub: LocalHub) -> None:
