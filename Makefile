@@ -34,10 +34,10 @@ lint: setup
 	@.ci/lint
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 test-long: setup
-	$(BIN)/python -m pytest -m "long and not shared_data and not gpu" --timeout 1200 $(ARGS)
+	$(BIN)/python -m pytest -m "long and not shared_data and not gpu" --timeout 1200 -n 2 --dist loadfile $(ARGS)
 
 k8s-check: setup
 	$(BIN)/python -m pytest -m "not shared_data and not gpu" --timeout 1200 \

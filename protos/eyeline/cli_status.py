@@ -63,6 +63,8 @@ def status(
                 out.print(line)
             if seen.cameras():
                 out.print(overview.camera_table(seen))
+                for line in overview.troubles(seen):
+                    out.print(line)
             if found:
                 wrong = sum(it.level == "wrong" for it in found)
                 out.print(f"{wrong} wrong, {len(found) - wrong} warnings: eyeline doctor says more")

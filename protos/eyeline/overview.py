@@ -234,8 +234,7 @@ def camera_table(seen: Overview) -> Table:
     table.add_column("answer", no_wrap=True)
     for column in ("age", "delay", "fps", "backlog"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("rung", overflow="ellipsis", no_wrap=True, ratio=1)
-    table.add_column("trouble", overflow="fold", ratio=2)
+    table.add_column("rung", overflow="ellipsis", no_wrap=True)
     for name, device, camera in seen.cameras():
         latest, recent = seen.latest.get(name), seen.recent.get(name, Recent())
         table.add_row(
@@ -248,9 +247,18 @@ def camera_table(seen: Overview) -> Table:
             Text(f"{camera.capture_fps:.1f}" if camera is not None else "-"),
             _backlog(device),
             Text(one_line(camera.rung) if camera is not None else "-"),
-            Text(trouble(device, camera, recent), "yellow"),
         )
     return table
+
+
+def troubles(seen: Overview) -> list[Text]:
+    """One line for each camera that a person should look at: in the table a narrow terminal would hide it."""
+    lines = []
+    for name, device, camera in seen.cameras():
+        words = trouble(device, camera, seen.recent.get(name, Recent()))
+        if words:
+            lines.append(Text(f"{'/'.join(map(one_line, name))}: {words}", "yellow"))
+    return lines
 
 
 def trouble(device: device_pb2.Device | None, camera: device_pb2.CameraStatus | None, recent: Recent) -> str:

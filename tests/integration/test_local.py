@@ -83,6 +83,7 @@ async def up(running: Local) -> dict[str, psutil.Process]:
         "triton_python_backend_stub",
         "worker",
         "api",
+        "web",
     }
     return children
 

@@ -237,6 +237,7 @@ async def test_stored_results_are_listed_and_counted(hub: LocalHub, js: object) 
         assert (await browser.get("/api/results?camera=gate&from=0&to=1"))[0] == 400
 
 
+@pytest.mark.long
 async def test_a_slow_browser_loses_pictures_and_holds_nobody_up(hub: LocalHub, js: object) -> None:
     """What waits for it is bounded; another viewer of the same camera gets everything."""
     device = Device(device="box1")

@@ -238,6 +238,19 @@ def device_status() -> device_pb2.DeviceStatus:
         stored_ns=_NS + 5,
         hub_bytes_sent=2**34,
         hub_bytes_received=12_345,
+        releases=[
+            device_pb2.ReleaseStatus(
+                kind="agent",
+                serial=4,
+                version="0.2.0",
+                sha256="ab" * 32,
+                state=device_pb2.RELEASE_STATE_TRIAL,
+                message="runs for 20 s",
+                done_bytes=1_000,
+                total_bytes=1_000,
+            )
+        ],
+        erasures=[device_pb2.ErasureStatus(id="e1", messages=7, done=True)],
     )
 
 
