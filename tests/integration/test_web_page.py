@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from benchmarks import reference
+from benchmarks.demo import CLIP
+from benchmarks.web_replay import Replay, record
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from eyeline.v1 import device_pb2
+from eyeline_models import catalogue
 from tests.support.access import Issuer
 from tests.support.chromium import chromium, watched
 from tests.support.eventually import eventually
@@ -276,3 +281,75 @@ async def test_a_server_that_goes_away_is_said_and_comes_back(
         async with running_web(hub, open_to_all=True, port=port):
             await expect(tile(page, "yard/gate")).to_have_attribute("data-state", "live")
             await expect(page.locator(".trouble")).to_be_hidden()
+
+
+async def test_pictures_of_every_page(hub: LocalHub, js: Any, browser: Browser) -> None:
+    """Kept under build/web to be looked at: light, dark and phone; nothing is wider than its screen."""
+    recording = record(reference.open_clip(CLIP), catalogue.load("centernet-mobilenetv3"), frames=60, every=2)
+    client = await cloud_client(hub)
+    replay = Replay(client, recording, [f"cam{it}" for it in range(1, 9)], tenant="acme", site="yard")
+    replay.budget_kbit_s = 60
+    playing = asyncio.create_task(replay.run())
+    screens = {
+        "wall-light": ("", (1440, 1000), {"color_scheme": "light"}),
+        "wall-dark": ("", (1440, 1000), {"color_scheme": "dark"}),
+        "wall-phone": ("", (390, 844), {"color_scheme": "dark", "has_touch": True, "is_mobile": True}),
+        "camera-light": ("#/camera/yard/cam1", (1440, 1050), {"color_scheme": "light"}),
+        "camera-dark": ("#/camera/yard/cam1", (1440, 1050), {"color_scheme": "dark"}),
+        "camera-phone": ("#/camera/yard/cam1", (390, 844), {"color_scheme": "light", "is_mobile": True}),
+        "fleet-light": ("#/fleet", (1440, 700), {"color_scheme": "light"}),
+        "fleet-dark": ("#/fleet", (1440, 700), {"color_scheme": "dark"}),
+        "fleet-phone": ("#/fleet", (390, 844), {"color_scheme": "dark", "is_mobile": True}),
+    }
+    async with running_web(hub, open_to_all=True) as url:
+        for name, (path, size, options) in screens.items():
+            async with watched(browser, size=size, reduced_motion="reduce", **options) as seen:
+                await seen.page.goto(f"{url}{path}")
+                if "fleet" in name:
+                    await expect(seen.page.locator("tbody tr")).to_have_count(1)
+                else:
+                    await eventually(
+                        lambda page=seen.page: page.evaluate(
+                            "document.querySelector('.picture')?.dataset.sequence"
+                        ),
+                        within_s=20,
+                    )
+                if name == "wall-light":
+                    await expect(seen.page.locator(".tile")).to_have_count(8)
+                    await expect(seen.page.locator(".picture[data-sequence]")).to_have_count(8)
+                    replay.idle.add("cam2")
+                    replay.silent.add("cam3")
+                    replay.degraded["cam4"] = "chain_gap"
+                    replay.state["cam5"] = device_pb2.CAMERA_STATE_RECONNECTING, "the camera does not answer"
+                    await expect(tile(seen.page, "yard/cam3")).to_have_attribute("data-state", "stale")
+                    await expect(tile(seen.page, "yard/cam5")).to_have_attribute("data-state", "reconnecting")
+                if name == "camera-dark":
+                    await _drawn(seen.page)
+                await seen.shot(name, full_page="phone" in name and "wall" not in name)
+                wide = await seen.page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
+                assert wide <= 0, name
+                moving = await seen.page.evaluate(
+                    "getComputedStyle(document.querySelector('nav a')).transitionDuration"
+                )
+                assert moving == "0s"
+                assert seen.problems == []
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
+    await client.close()
+
+
+async def _drawn(page: Page) -> None:
+    """A mask, a zone and a line, not saved."""
+    stage = await page.locator(".stage").bounding_box()
+    assert stage is not None
+    for kind, corners in (
+        ("mask", [(0.02, 0.03), (0.3, 0.03), (0.3, 0.24), (0.02, 0.24)]),
+        ("zone", [(0.35, 0.4), (0.95, 0.34), (0.97, 0.72), (0.52, 0.7)]),
+        ("line", [(0.2, 0.55), (0.45, 0.9)]),
+    ):
+        await page.get_by_role("button", name=f"Draw {kind}").click()
+        for x, y in corners:
+            await page.mouse.click(stage["x"] + x * stage["width"], stage["y"] + y * stage["height"])
+        if kind != "line":
+            await page.keyboard.press("Enter")
+    await expect(page.locator(".shapes li")).to_have_count(3)

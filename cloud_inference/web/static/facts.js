@@ -38,7 +38,7 @@ export class Facts {
       const dot = newest.provenance;
       rows.answer.dataset.provenance = dot;
       const age = store.now - newest.last_captured;
-      text(rows.answer, `${PROVENANCE[dot]}, ${age < 1000 ? "under 1 s" : duration(age)} old`);
+      text(rows.answer, `${PROVENANCE[dot]}, ${age < 1000 ? "now" : `${duration(age)} ago`}`);
     } else text(rows.answer, "–");
     text(rows.delay, delay(camera.delay));
     text(rows.fps, status ? `${fps(status.fps)} / ${fps(camera.sentFps)} fps` : "–");
