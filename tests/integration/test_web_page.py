@@ -253,6 +253,8 @@ async def test_a_viewer_logs_in_and_sees_their_cameras(
         assert await page.evaluate("document.cookie") == ""
         await page.goto(f"{url}#/camera/yard/dock")
         await expect(page.locator(".chip")).to_have_text("Waiting")
+        await page.goto(f"{url}#/")
+        await expect(page.locator(".tile")).to_have_count(1)
         await page.goto(f"{url}#/camera/yard/gate")
         await expect(page.get_by_role("button", name="Draw mask")).to_have_count(0)
         await page.goto(f"{url}#/fleet")

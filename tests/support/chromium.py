@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, Request, async_playwright
 
 SHOTS = Path(__file__).parents[2] / "build" / "web"
 
@@ -35,7 +35,11 @@ class Watched:
         self.problems: list[str] = []
         page.on("console", lambda it: self.problems.append(it.text) if it.type == "error" else None)
         page.on("pageerror", lambda problem: self.problems.append(str(problem)))
-        page.on("requestfailed", lambda it: self.problems.append(f"{it.url} {it.failure}"))
+        page.on("requestfailed", self._failed)
+
+    def _failed(self, request: Request) -> None:
+        if "ERR_ABORTED" not in (request.failure or ""):  # a page that was left
+            self.problems.append(f"{request.url} {request.failure}")
 
     async def shot(self, name: str, **options: Any) -> None:
         """Keep a picture of it under build/web."""

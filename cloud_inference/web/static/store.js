@@ -22,6 +22,9 @@ export class Camera {
     this.source = [0, 0];
   }
 
+  /** Whether anybody spoke of it: a name in an address alone is no camera. */
+  get heardOf() { return Boolean(this.newest || this.status); }
+
   /** Take answers; those of an older run only count where they are asked for. */
   take(answer, arrived) {
     if (answer.late || answer.provisional) return;

@@ -53,7 +53,7 @@ export class Timeline {
 
   update(now) {
     if (!this.moment) this.to = now;
-    if (performance.now() - (this.asked || -1e9) > REFRESH_MS) this.#load(now);
+    if (!this.refused && performance.now() - (this.asked || -1e9) > REFRESH_MS) this.#load(now);
   }
 
   async #load(now) {
@@ -63,6 +63,7 @@ export class Timeline {
     const query = new URLSearchParams({ camera: this.name, from: Math.round(from), to: Math.round(to), pieces: PIECES });
     const answer = await fetch(`/api/timeline?${query}`).catch(() => null);
     if (this.closed) return;
+    this.refused = answer?.status === 403;
     if (!answer?.ok) return text(this.note, "The stored answers cannot be read now.");
     const found = await answer.json();
     text(this.note, found.complete ? "" : "Only the first part of this time is counted: choose a shorter one.");

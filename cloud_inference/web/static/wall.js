@@ -63,8 +63,8 @@ export class Wall {
 
   /** A tile for every camera, in the order of their names. */
   sync() {
-    for (const name of this.app.store.cameras.keys()) {
-      if (this.tiles.has(name)) continue;
+    for (const [name, camera] of this.app.store.cameras) {
+      if (this.tiles.has(name) || !camera.heardOf) continue;
       const tile = new Tile(this.app, name);
       this.tiles.set(name, tile);
       this.seen.observe(tile.element);
@@ -91,6 +91,7 @@ export class Wall {
   }
 
   update(now) {
+    this.sync();
     let calm = 0;
     let shown = 0;
     for (const tile of this.tiles.values()) {
