@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from eyeline.errors import EyelineError
+
+# Longer than stopping takes (the API lets calls end for 5 s).
+_AGAIN_S: Final = 7.0
 
 
 def run(main_coroutine: Coroutine[Any, Any, None]) -> None:
@@ -22,9 +25,14 @@ def run(main_coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # we are in it
 
+        def insist() -> None:
+            # A cancellation gets lost where a task group ends with an error of its own at that moment.
+            task.cancel()
+            loop.call_later(_AGAIN_S, insist)
+
         def ask(number: signal.Signals) -> None:
             if not asked:
-                task.cancel()
+                insist()
             asked.append(number)
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -20,7 +20,7 @@ from eyeline import Client, Result
 from eyeline.process import Child
 from tests.support.eventually import eventually
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.history, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 # The version before this one; it moves on with each release.
