@@ -263,6 +263,7 @@ def _between(frames: frame_pb2.FrameRange, sequence: int) -> frame_pb2.CaptureTi
     part = (sequence - frames.first_sequence) / span
     first, last = frames.first_capture, frames.last_capture
     return frame_pb2.CaptureTime(
-        monotonic_ns=first.monotonic_ns + int((last.monotonic_ns - first.monotonic_ns) * part),
-        wall_ns=first.wall_ns + int((last.wall_ns - first.wall_ns) * part),
+        # In float, and rounded: a range that runs backwards may end just below zero.
+        monotonic_ns=max(0, first.monotonic_ns + int((last.monotonic_ns - first.monotonic_ns) * part)),
+        wall_ns=max(0, first.wall_ns + int((last.wall_ns - first.wall_ns) * part)),
     )

@@ -39,6 +39,8 @@ class _Camera:
     missed: pb.FrameItem | None = None
     # What depends on a lost frame is not worth keeping.
     broken_chain: int | None = None
+    # Why: what depends on it is lost for the same reason.
+    broken_by: str = "spool_error"
     # Counts up whenever the live lane stops being consecutive: the pipeline starts a new chain.
     breaks: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -93,7 +95,7 @@ class Keeper:
         books = self.camera(envelope.camera)
         async with books.lock:
             if self._depends_on_lost(envelope, books):
-                self._miss(envelope, books)
+                self._miss(envelope, books, books.broken_by)
                 return False
             sent = envelope
             if books.missed is not None:
@@ -140,16 +142,18 @@ class Keeper:
         units = [item.access_unit for item in envelope.items if item.WhichOneof("item") == "access_unit"]
         return bool(units) and units[0].chain_id == books.broken_chain and not units[0].keyframe
 
-    def _miss(self, envelope: pb.FrameEnvelope, books: _Camera) -> None:
-        """Frames of this envelope are lost, and what depends on them."""
-        first = books.missed if books.missed is not None else envelope.items[0]
-        books.missed = dropped_item(first, envelope.items[-1], "spool_error")
-        books.dropped["spool_error"] += last_sequence(envelope) - first_sequence(envelope) + 1
+    def _miss(self, envelope: pb.FrameEnvelope, books: _Camera, reason: str = "spool_error") -> None:
+        """Frames of this envelope are lost, and what depends on them; reported with what was before them."""
+        first = envelope.items[0]
+        if books.missed is not None:
+            first, reason = books.missed, books.missed.range.reason
+        books.missed = dropped_item(first, envelope.items[-1], reason)
+        books.dropped[reason] += last_sequence(envelope) - first_sequence(envelope) + 1
         chains = [
             item.access_unit.chain_id for item in envelope.items if item.WhichOneof("item") == "access_unit"
         ]
         if chains and books.broken_chain != chains[-1]:
-            books.broken_chain = chains[-1]
+            books.broken_chain, books.broken_by = chains[-1], reason
             books.breaks += 1
 
     # Purging
@@ -191,7 +195,7 @@ class Keeper:
             return False
         books.dropped[reason] += frames
         if is_open and segment.chain is not None:
-            books.broken_chain = segment.chain
+            books.broken_chain, books.broken_by = segment.chain, reason
             books.breaks += 1
         for envelope in self.instead(dropped_envelope(first, last, reason)):
             await self._report(index.camera, envelope)
@@ -217,7 +221,7 @@ class Keeper:
         envelope.items[0].CopyFrom(item)
         units = [it.access_unit for it in newest.items if it.HasField("access_unit")]
         if units and books.broken_chain != units[-1].chain_id:
-            books.broken_chain = units[-1].chain_id
+            books.broken_chain, books.broken_by = units[-1].chain_id, "spool_lost"
             books.breaks += 1
         await self._report(camera, envelope)
 

@@ -257,7 +257,7 @@ def troubles(seen: Overview) -> list[Text]:
     for name, device, camera in seen.cameras():
         words = trouble(device, camera, seen.recent.get(name, Recent()))
         if words:
-            lines.append(Text(f"{'/'.join(map(one_line, name))}: {words}", "yellow"))
+            lines.append(Text(f"  {'/'.join(map(one_line, name))}: {words}", "yellow"))
     return lines
 
 

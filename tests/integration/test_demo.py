@@ -43,7 +43,8 @@ def test_every_captured_frame_is_answered_once(tmp_path: Path, cameras: int, sec
     assert summary["f1_vs_reference"] > 0.85
     assert 0 < summary["response_delay_ms"]["p50"] <= summary["response_delay_ms"]["p99"]
     triton = summary["triton"]
-    assert triton["inferences"] == summary["results_by_provenance"]["CLOUD"]
+    # Calibration asks about pictures of its own.
+    assert triton["inferences"] >= summary["results_by_provenance"]["CLOUD"]
     if cameras > 1:
         assert triton["mean_batch"] > 1
     with av.open(str(tmp_path / "annotated.mp4")) as video:

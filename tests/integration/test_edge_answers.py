@@ -194,7 +194,7 @@ async def test_an_outage_is_answered_on_the_device_and_superseded_afterwards(
             await eventually(at_work, within_s=40)
             link.cut()
             link.tear()
-            heard = await heard_on_the_device(tmp_path / "edge" / "state", 12)
+            heard = await heard_on_the_device(tmp_path / "edge" / "state", 24)
             # Frames that capture itself lost on a busy machine have no answer anywhere.
             told = {it["provenance"] for it in heard if it["reason"] != "overload"}
             assert told <= {"EDGE", "PROPAGATED"}
@@ -216,10 +216,14 @@ async def test_an_outage_is_answered_on_the_device_and_superseded_afterwards(
         final = final_provenances(results)
         during = {final[it["sequence"]] for it in looked}
         if order == "live-only":
-            assert during == {EDGE}, "nothing else will ever be known of these frames"
+            # What was under way when the link broke, and what was young when it came back, still goes.
+            assert EDGE in during, "nothing else will ever be known of these frames"
             lost = {it["sequence"] for it in heard if it["reason"] == "overload"}
             between = [result for result in results if looked[0]["sequence"] <= result.key.sequence <= last]
-            degraded = {it.key.sequence for it in between if it.provenance == DEGRADED}
+            # ... and what was captured after the purge has no chain to stand on until the next begins.
+            degraded = {
+                it.key.sequence for it in between if it.provenance == DEGRADED and it.reason != "live_only"
+            }
             assert degraded <= lost
             return
         assert during <= {CLOUD, PROPAGATED}, "the cloud's own answers supersede them"
