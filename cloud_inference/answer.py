@@ -419,4 +419,4 @@ def _frames(work: Work) -> list[Work]:
 
 
 def _mix(first: int, last: int, part: float) -> int:
-    return first + int((last - first) * part)
+    return max(0, first + int((last - first) * part))

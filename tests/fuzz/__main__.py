@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="0 takes another way each time.")
     parser.add_argument(
         "--corpus", type=Path, help="Folder that keeps what was found; the seeds go there too."
     )
@@ -35,6 +36,7 @@ def main() -> None:
         shutil.copy(seed, corpus / seed.name)
     options = [
         f"-max_total_time={given.seconds}",
+        f"-seed={given.seed}",
         "-max_len=65536",
         "-timeout=20",
         "-rss_limit_mb=2048",
