@@ -14,8 +14,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.eyeline-ready
-# A shallow clone has no version before this one to try beside it.
-HISTORY := $(if $(shell git rev-parse --is-shallow-repository 2>/dev/null | grep false),,and not history)
+# A clone without the version before this one cannot try it beside this one.
+BEFORE := $(shell sed -n 's/^BEFORE = "\(.*\)"/\1/p' tests/integration/test_version_skew.py)
+HISTORY := $(shell git cat-file -e $(BEFORE)^{commit} 2>/dev/null || echo and not history)
 
 setup: $(READY) .triton/VERSION
 
@@ -39,7 +40,7 @@ test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 test-long: setup
-	@$(if $(HISTORY),echo "a shallow clone: tests beside the version before are left out",:)
+	@$(if $(HISTORY),echo "$(BEFORE) is not in this clone: tests beside the version before are left out",:)
 	$(BIN)/python -m pytest -m "long and not shared_data and not gpu $(HISTORY)" --timeout 1200 -n 2 --dist loadfile $(ARGS)
 
 k8s-check: setup
