@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from cloud_inference import metrics
 from cloud_inference.calibrate import Propagate, Scorer, assemble
-from cloud_inference.camera import Bus
 from cloud_inference.feed import Feed
 from cloud_inference.infer import Inference, Inferred
+from cloud_inference.shares import Bus
 from eyeline import subjects
 from eyeline.envelope import SCHEMA_MAJOR
 from eyeline.errors import BusError, InvalidName

@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from eyeline.v1 import frame_pb2
+from eyeline.values import Detections
 
 CHAIN_GAP: Final = "chain_gap"
 DECODE_ERROR: Final = "decode_error"
@@ -126,3 +127,13 @@ class ChainDecoder:
         )
         array: NDArray[np.uint8] = converted.to_ndarray()
         return array
+
+
+def to_source(found: Detections, picture: frame_pb2.PictureFormat) -> Detections:
+    """Boxes of a coded picture in source pixels, clipped to the source frame."""
+    scale = np.array([picture.scale_x, picture.scale_y] * 2, np.float32)
+    pad = np.array([picture.pad_x_px, picture.pad_y_px] * 2, np.float32)
+    origin = np.array([picture.origin_x_px, picture.origin_y_px] * 2, np.float32)
+    limit = np.array([picture.source_width_px, picture.source_height_px] * 2, np.float32)
+    boxes = np.clip((found.boxes - pad) * scale + origin, 0, limit)
+    return Detections.build(boxes, found.scores, found.class_ids, found.class_names, found.track_ids)

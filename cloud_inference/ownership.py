@@ -22,9 +22,9 @@ import structlog
 from nats.js.errors import APIError, BucketNotFoundError
 from nats.js.kv import KeyValue
 
-from cloud_inference.camera import Bus
 from cloud_inference.feed import Feed
 from cloud_inference.metrics import CAMERAS
+from cloud_inference.shares import Bus
 from eyeline import subjects
 from eyeline.errors import BusError, InvalidName
 

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_inference.answer import Answers, Seen
-from cloud_inference.camera import to_source
 from cloud_inference.consume import Kind, Source, Work
-from cloud_inference.decode import ChainDecoder
+from cloud_inference.decode import ChainDecoder, to_source
 from cloud_inference.track import Tracks
 from eyeline.coding import open_coder
 from eyeline.ladder import Rung

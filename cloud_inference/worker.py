@@ -14,12 +14,13 @@ import structlog
 
 from cloud_inference import streams, traces
 from cloud_inference.calibrator import Calibrator
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.drawings import Drawings
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
 from cloud_inference.rollout.router import Arm, Router
+from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from cloud_inference.triton_pool import TritonPool
 from eyeline import bus

@@ -15,6 +15,7 @@
 - `erase`: takes out of the spool what the operator wants erased
 - `updates`: what was released for this device, `fetch` and `install` bring it, `launch` runs the newest that
   works, `launch_state` remembers which
+- `shared_model`, `camera_status`: one model for all cameras, what each tells; `only_one`: one agent a folder
 - `agent`: the process; `cli`, `check`, `setup`, `service`: the `edge-agent` command
 - `config`: the settings; `errors`: the tree of errors
 """

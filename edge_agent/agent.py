@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import Final
 
 import structlog
 from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
 
-from edge_agent import detect, status, watch
+from edge_agent import status, watch
 from edge_agent.batch import CameraIdentity, Moment
 from edge_agent.calibrate import Calibrations
+from edge_agent.camera_status import camera_status
 from edge_agent.capture import CameraState, Capture
 from edge_agent.config import AgentSettings, CameraSettings, Source
 from edge_agent.delivery import Delivery
 from edge_agent.desired import Desired
-from edge_agent.detect import EdgeModel
 from edge_agent.epoch import next_epoch
 from edge_agent.erase import Eraser
-from edge_agent.errors import DetectFailed
 from edge_agent.frame import Frame
-from edge_agent.frame_metrics import RUNG_BELOW, RUNG_F1
 from edge_agent.handoff import Dropped
 from edge_agent.launch_state import RESTART_STATUS
 from edge_agent.local import LocalItem
-from edge_agent.opinion import Look
+from edge_agent.only_one import only_one
 from edge_agent.outage import Outage
 from edge_agent.pipeline import CameraPipeline
-from edge_agent.redact_models import Models, redactor
+from edge_agent.redact_models import redactor
 from edge_agent.sample import Sampler, sample_spec
-from edge_agent.seams import EdgeDetector
 from edge_agent.seen import Seen
+from edge_agent.shared_model import Loaded, load_detector
 from edge_agent.sink import LoopSink
 from edge_agent.updates import Agent as UpdatedAgent
 from edge_agent.updates import Updates
-from eyeline.errors import ConfigError
 from eyeline.health import HealthServer
 from eyeline.subjects import control_subject, status_subject
 from eyeline.traceparent import Traceparent
@@ -126,14 +122,14 @@ class Agent:
 
     async def run(self, stop: asyncio.Event) -> int:
         """Work until `stop` is set; returns the exit status. Raises `EyelineError` when it cannot start."""
-        with self._only_one():
+        with only_one(self.settings.state_dir):
             delivery = self._delivery = Delivery(self.settings)
             http = HealthServer(
                 self.settings.http.host, self.settings.http.port, healthy=self._healthy, ready=self._ready
             )
             tasks: list[asyncio.Task[None]] = []
             # Beside the spool's start: after a power cut, every second counts.
-            loading = asyncio.create_task(asyncio.to_thread(_load_detector, self.settings))
+            loading = asyncio.create_task(asyncio.to_thread(load_detector, self.settings))
             try:
                 highest = await delivery.open_spool()
                 self._epoch = next_epoch(self.settings.state_dir, at_least=highest)
@@ -184,30 +180,6 @@ class Agent:
                 await self._shut_down(delivery, tasks)
                 http.stop() if self.http_port else None
 
-    @contextlib.contextmanager
-    def _only_one(self) -> Any:
-        """Hold the state folder; raises `ConfigError` when another agent has it."""
-        folder = self.settings.state_dir
-        lock: IO[str] | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w", encoding="utf-8")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if lock is not None:
-                lock.close()
-            raise ConfigError(
-                f"another agent runs with state_dir {folder}: stop it, or give this one a folder of its own"
-            ) from None
-        except OSError as problem:
-            raise ConfigError(
-                f"state_dir {folder} cannot be written ({problem.strerror}): give the agent a folder it owns"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.close()
-
     # Cameras
 
     def _make_outage(self, delivery: Delivery) -> Outage:
@@ -221,6 +193,8 @@ class Agent:
             ahead=self.settings.spool.order != "live-only",
         )
         delivery.keeper.instead = outage.instead
+        if delivery.forwarder is not None:
+            delivery.forwarder.goes_first = outage.goes_first
         return outage
 
     def _take_local(self, outage: Outage, camera: str, item: LocalItem) -> None:
@@ -228,7 +202,7 @@ class Agent:
         with contextlib.suppress(RuntimeError):  # the agent is gone
             self._loop.call_soon_threadsafe(outage.take, camera, item)
 
-    def _make_cameras(self, delivery: Delivery, outage: Outage, loaded: _Loaded) -> None:
+    def _make_cameras(self, delivery: Delivery, outage: Outage, loaded: Loaded) -> None:
         detector, self._edge_model, models = loaded
         calibrations = self._calibrations = Calibrations(
             self.settings,
@@ -448,51 +422,18 @@ class Agent:
             erasures=self._eraser.status() if self._eraser is not None else [],
             releases=self._updates.status() if self._updates is not None else [],
         )
-        return status.build(device, [self._camera_status(it, delivery) for it in self._cameras.values()])
-
-    def _camera_status(self, camera: _Camera, delivery: Delivery) -> device_pb2.CameraStatus:
-        name = camera.settings.name
-        counts, stats = camera.pipeline.counts(), camera.capture.stats()
-        state, message = stats.state.value, stats.message
-        problem = delivery.claims.problem(name) if delivery.claims is not None else ""
-        forwarder = delivery.forwarder
-        if problem:
-            state, message = device_pb2.CAMERA_STATE_FAILED, problem
-        elif camera.pipeline.redaction_problem:
-            message = f"no pixels leave, they cannot be redacted: {camera.pipeline.redaction_problem}"
-        elif stats.state is CameraState.LIVE:
-            message = _delivery_problem(delivery, name) or message
-        lost = {"too_large": forwarder.too_large[name]} if forwarder and forwarder.too_large[name] else {}
-        RUNG_F1.labels(name).set(counts.rung_standing[0])
-        RUNG_BELOW.labels(name).set(counts.rung_standing[1])
-        return device_pb2.CameraStatus(
-            camera=name,
-            state=state,
-            message=message,
-            frames_captured=stats.frames_captured,
-            frames_sent=counts.sent,
-            frames_edge=counts.edge,
-            audits=camera.pipeline.audits,
-            frames_idle=counts.idle,
-            frames_skipped=counts.skipped,
-            frames_dropped=status.merge_drops(name, counts.dropped, delivery.keeper.dropped(name), lost),
-            bytes_published=delivery.keeper.published_bytes(name),
-            capture_fps=stats.fps,
-            width_px=counts.size[0],
-            height_px=counts.size[1],
-            rung=counts.rung,
-            rung_reason=counts.rung_reason,
-            calibration=self._calibrations.line(name) if self._calibrations is not None else "",
-            calibration_bytes=self._calibrations.sent_bytes(name) if self._calibrations is not None else 0,
-            last_sequence=stats.last_sequence,
-            reconnects=stats.reconnects,
-            source_bytes=stats.yardstick.source_bytes,
-            source_codec=stats.info.codec if stats.info is not None and stats.yardstick.source_bytes else "",
-            jpeg_samples=stats.yardstick.jpeg_samples,
-            jpeg_sampled_bytes=stats.yardstick.jpeg_bytes,
-            budget_kbit_s=self.settings.encode.budget_kbit_s,
-            masks=camera.pipeline.masks,
-        )
+        cameras = [
+            camera_status(
+                name,
+                it.capture,
+                it.pipeline,
+                delivery,
+                self._calibrations,
+                budget_kbit_s=self.settings.encode.budget_kbit_s,
+            )
+            for name, it in self._cameras.items()
+        ]
+        return status.build(device, cameras)
 
     # Health; called from the HTTP server's threads
 
@@ -529,47 +470,5 @@ def _sampler(share: float) -> Callable[[], str]:
     return lambda: str(Traceparent.start()) if random.random() < share else ""
 
 
-def _delivery_problem(delivery: Delivery, camera: str) -> str:
-    """One line on why pictures do not arrive, empty when they do."""
-    if delivery.spool.problem:
-        return delivery.spool.problem
-    if delivery.hub.problem:
-        return delivery.hub.problem
-    refused = delivery.forwarder.problem if delivery.forwarder is not None else ""
-    if refused:
-        return f"the hub refuses, frames are kept: {refused}"
-    share = delivery.pressure(camera).share
-    return f"the cloud is behind: pixels at {share:.0%} of the frame rate" if share < 1 else ""
-
-
 def _failed(camera: _Camera) -> bool:
     return camera.capture.stats().state is CameraState.FAILED
-
-
-class _Shared:
-    """One model for all cameras' threads, one at a time."""
-
-    def __init__(self, model: EdgeModel) -> None:
-        self._model = model
-        self._lock = threading.Lock()
-
-    def look(self, frame: Frame) -> Look:
-        with self._lock:
-            return self._model.look(frame)
-
-
-_Loaded = tuple[EdgeDetector | None, detection_pb2.ModelRef | None, Models]
-
-
-def _load_detector(
-    settings: AgentSettings,
-) -> tuple[EdgeDetector | None, detection_pb2.ModelRef | None, Models]:
-    """The edge model; without one that works, the cameras run all the same. And redaction's models."""
-    if not settings.detect.enabled:
-        return None, None, Models(settings.detect)
-    try:
-        model = detect.load(settings.detect)
-    except DetectFailed as problem:
-        _log.error("edge_model_failed", reason=str(problem), effect="no answers from the edge")
-        return None, None, Models(settings.detect)
-    return _Shared(model), model.model_ref, Models(settings.detect, {settings.detect.model: model})

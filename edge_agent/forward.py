@@ -104,6 +104,8 @@ class Forwarder:
         self._pressure = pressure
         self._clock_at = clock_at
         self._taken = taken
+        # Whether something of a camera has to reach the hub before its backlog.
+        self.goes_first: Callable[[str], bool] = lambda _camera: False
         self._order = spool.settings.order
         self._late_s = spool.settings.late_after_s
         self._cameras: dict[str, _Camera] = {}
@@ -262,6 +264,9 @@ class Forwarder:
                 self._pressure(camera).backlog_done()
             if nothing or self._hub.session is None or not self._permission.may_publish(camera):
                 await self._wait_for_work()
+                continue
+            if self.goes_first(camera):
+                await asyncio.sleep(_POLL_S)
                 continue
             pixels = 0
             async with self._backlog_turn:

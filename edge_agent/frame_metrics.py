@@ -55,6 +55,7 @@ RUNG_BELOW: Final = Gauge(
     ["camera"],
 )
 
+OUTCOMES: Final = ("sent", "edge", "idle", "skipped", "dropped")
 STAGES: Final = ("gate", "plan", "redact", "detect", "encode", "batch", "publish")
 
 
@@ -78,3 +79,46 @@ class StageClock:
             yield
         finally:
             self.add(name, time.thread_time_ns() - start_ns)
+
+
+class Outcomes:
+    """Counts what became of a camera's frames, and exports it."""
+
+    def __init__(self, camera: str) -> None:
+        self._camera = camera
+        self.frames = dict.fromkeys(OUTCOMES, 0)
+        self.dropped: dict[str, int] = {}
+        self._counters = {name: FRAMES.labels(camera, name) for name in OUTCOMES}
+
+    def add(self, outcome: str, frames: int = 1) -> None:
+        """One of `OUTCOMES`."""
+        self.frames[outcome] += frames
+        self._counters[outcome].inc(frames)
+
+    def drop(self, reason: str, frames: int) -> bool:
+        """Dropped, and why; true for the first time with that reason."""
+        first = reason not in self.dropped
+        self.dropped[reason] = self.dropped.get(reason, 0) + frames
+        DROPPED.labels(self._camera, reason).inc(frames)
+        self.add("dropped", frames)
+        return first
+
+
+class Pace:
+    """Frames a second that come, smoothed over the last ten or so; pauses of 10 s and more do not count."""
+
+    def __init__(self) -> None:
+        self._interval_s = 0.0
+        self._last_ns = 0
+
+    @property
+    def fps(self) -> float:
+        """0 before the second frame."""
+        return 1 / self._interval_s if self._interval_s > 0 else 0.0
+
+    def frame(self, now_ns: int) -> None:
+        """One came, on the monotonic clock."""
+        step_s = (now_ns - self._last_ns) / 1e9
+        if self._last_ns and 0 < step_s < 10:
+            self._interval_s += (step_s - self._interval_s) * (0.1 if self._interval_s else 1.0)
+        self._last_ns = now_ns

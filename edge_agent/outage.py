@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _REMEMBERED: Final = 8_000
 _MOST_ITEMS: Final = 400
 _MOST_BYTES: Final = 200_000
 _EVERY_S: Final = 0.25
+# The backlog waits for these answers for so long after a connection came up.
+_FIRST_S: Final = 3.0
 _ACK_TIMEOUT_S: Final = 10.0
 _REPORT_ITEMS: Final = MAX_ITEMS - 100
 _UNTOLD_S: Final = 3.0
@@ -74,6 +77,9 @@ class Outage:
         self._cameras: dict[str, _Camera] = {}
         self._understood = False
         self._wake = asyncio.Event()
+        # The connection that was looked at last, and since when it stands.
+        self._session: Session | None = None
+        self._session_s = 0.0
 
     def add(self, identity: CameraIdentity) -> None:
         """Take a camera in."""
@@ -92,6 +98,21 @@ class Outage:
     def understood(self) -> None:
         """The cloud is of a version that knows provisional answers: an older one takes them for final."""
         self._understood = True
+
+    def goes_first(self, camera: str) -> bool:
+        """Whether the backlog of a camera has to wait: what was answered here is not told yet.
+
+        For some seconds of a connection only: one may be refused, or need a clock that does not come.
+        """
+        session, known = self._hub.session, self._cameras.get(camera)
+        if session is not self._session:
+            self._session, self._session_s = session, time.monotonic()
+        if session is None or known is None or time.monotonic() - self._session_s > _FIRST_S:
+            return False
+        waits = self._ahead and self._understood and known.sent < len(known.items)
+        if waits:
+            self._wake.set()
+        return waits
 
     async def run(self) -> None:
         """Hand answers on, for ever."""

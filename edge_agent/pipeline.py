@@ -24,7 +24,7 @@ from edge_agent.budget import DEVICE_BYTES_S
 from edge_agent.config import AgentSettings
 from edge_agent.encode import Encoder, fits, open_encoder
 from edge_agent.frame import Frame
-from edge_agent.frame_metrics import CHAINS, DROPPED, FRAMES, REDACTION_FAILED, StageClock
+from edge_agent.frame_metrics import CHAINS, REDACTION_FAILED, Outcomes, Pace, StageClock
 from edge_agent.frontier import Home, Step
 from edge_agent.gate import Gate, GateDecision, GateReason
 from edge_agent.handoff import Dropped
@@ -122,14 +122,11 @@ class CameraPipeline:
         if self._redactor.active:
             REDACTION_FAILED.labels(self.camera).set(0)
         self._stages = StageClock()
-        self._outcomes = dict.fromkeys(("sent", "edge", "idle", "skipped", "dropped"), 0)
-        self._outcome_counters = {name: FRAMES.labels(self.camera, name) for name in self._outcomes}
-        self._dropped: dict[str, int] = {}
+        self._outcomes = Outcomes(self.camera)
         self._chains = 0
         self._next_sequence = 1
         self._size = (0, 0)
-        self._interval_s = 0.0
-        self._last_ns = 0
+        self._pace = Pace()
 
     def desire(self, desired: device_pb2.DesiredCamera | None) -> None:
         """Follow what the cloud asks for, from the next frame on; None goes back to the settings."""
@@ -188,18 +185,18 @@ class CameraPipeline:
         """What happened so far."""
         return Counts(
             captured=self._next_sequence - 1,
-            sent=self._outcomes["sent"],
-            edge=self._outcomes["edge"],
-            idle=self._outcomes["idle"],
-            skipped=self._outcomes["skipped"],
-            dropped=MappingProxyType(dict(self._dropped)),
+            sent=self._outcomes.frames["sent"],
+            edge=self._outcomes.frames["edge"],
+            idle=self._outcomes.frames["idle"],
+            skipped=self._outcomes.frames["skipped"],
+            dropped=MappingProxyType(dict(self._outcomes.dropped)),
             chains=self._chains,
             last_sequence=self._next_sequence - 1,
             rung=self._planner.rung.name,
             rung_reason=self._planner.reason,
             rung_standing=self._planner.standing,
             size=self._size,
-            capture_fps=1 / self._interval_s if self._interval_s > 0 else 0.0,
+            capture_fps=self._pace.fps,
             stage_cpu_ns=MappingProxyType(dict(self._stages.spent_ns)),
         )
 
@@ -240,7 +237,7 @@ class CameraPipeline:
 
     def _frame(self, frame: Frame) -> None:
         self._size = frame.size
-        self._measure(frame.monotonic_ns)
+        self._pace.frame(frame.monotonic_ns)
         moment = Moment(frame.monotonic_ns, frame.wall_ns)
         with self._stages.stage("gate"):
             gate = self._look(frame)
@@ -259,7 +256,7 @@ class CameraPipeline:
         if decision.action is Action.SEND and look is not None and verdict is Verdict.ANSWER:
             with self._stages.stage("batch"):
                 self._builder.add_edge(gate.reason, (frame.sequence, moment), look.detections)
-            self._count("edge")
+            self._outcomes.add("edge")
         elif decision.action is Action.SEND:
             carried = look.detections if look is not None and verdict is Verdict.CARRY else None
             self._send(frame, moment, gate, decision, carried)
@@ -269,7 +266,7 @@ class CameraPipeline:
             with self._stages.stage("batch"):
                 kind = _RANGE_KINDS[decision.action]
                 self._builder.add_range(kind, gate.reason, (frame.sequence, moment))
-            self._count("idle" if decision.action is Action.IDLE else "skipped")
+            self._outcomes.add("idle" if decision.action is Action.IDLE else "skipped")
         if self._sampler is not None and not overloaded:
             self._sample(self._sampler, frame, gate)
 
@@ -365,7 +362,7 @@ class CameraPipeline:
         with self._stages.stage("batch"):
             self._builder.add_unit(unit, self._format, decision.rung.name)
         self._planner.sent(len(data), frame.monotonic_ns, keyframe=self._chain_index == 0)
-        self._count("sent")
+        self._outcomes.add("sent")
 
     def _redact(self, frame: Frame) -> RedactedPicture | None:
         """The picture as it may leave; None when it may not."""
@@ -480,15 +477,8 @@ class CameraPipeline:
         frames = last[0] - first[0] + 1
         with self._stages.stage("batch"):
             self._builder.add_range(pb.RANGE_KIND_DROPPED, GateReason.OFF, first, last, reason=reason)
-        if reason not in self._dropped:
+        if self._outcomes.drop(reason, frames):
             _log.warning("frames_dropped", camera=self.camera, reason=reason, sequence=first[0])
-        self._dropped[reason] = self._dropped.get(reason, 0) + frames
-        DROPPED.labels(self.camera, reason).inc(frames)
-        self._count("dropped", frames)
-
-    def _count(self, outcome: str, frames: int = 1) -> None:
-        self._outcomes[outcome] += frames
-        self._outcome_counters[outcome].inc(frames)
 
     def _hand_over(self, *, end: bool) -> None:
         with self._stages.stage("publish"):
@@ -500,12 +490,6 @@ class CameraPipeline:
                 if not self._leaving or not self._sink.ready():
                     return
                 self._sink.offer(self._leaving.popleft())
-
-    def _measure(self, now_ns: int) -> None:
-        step_s = (now_ns - self._last_ns) / 1e9
-        if self._last_ns and 0 < step_s < 10:
-            self._interval_s += (step_s - self._interval_s) * (0.1 if self._interval_s else 1.0)
-        self._last_ns = now_ns
 
     def _close_encoder(self) -> None:
         if self._encoder is not None:

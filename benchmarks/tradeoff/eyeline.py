@@ -23,10 +23,9 @@ from benchmarks.tradeoff.wire import control_bytes, envelope_bytes
 from cloud_inference.agree import Reports
 from cloud_inference.answer import Answers, Pending, Seen
 from cloud_inference.answered import Answered
-from cloud_inference.camera import to_source
 from cloud_inference.consume import Intake, Work
 from cloud_inference.consume import Kind as WorkKind
-from cloud_inference.decode import CannotDecode, ChainDecoder
+from cloud_inference.decode import CannotDecode, ChainDecoder, to_source
 from cloud_inference.feed import StreamMessage
 from cloud_inference.track import Tracks
 from edge_agent.batch import CameraIdentity, Moment

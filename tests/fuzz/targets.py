@@ -19,9 +19,8 @@ from cloud_inference.answer import Answers, Seen
 from cloud_inference.answered import Answered
 from cloud_inference.api.errors import Refusal
 from cloud_inference.api.inference import decode_image
-from cloud_inference.camera import to_source
 from cloud_inference.consume import Intake, Kind
-from cloud_inference.decode import CannotDecode, ChainDecoder
+from cloud_inference.decode import CannotDecode, ChainDecoder, to_source
 from cloud_inference.feed import StreamMessage
 from cloud_inference.track import Tracks
 from edge_agent import config as edge_config

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from cloud_inference import streams, triton_repository
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.infer import Inference
@@ -26,6 +26,7 @@ from cloud_inference.ownership import Ownership
 from cloud_inference.rollout import plan
 from cloud_inference.rollout.plan import Rollout
 from cloud_inference.rollout.router import Arm, Router
+from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from cloud_inference.triton import TritonModel
 from cloud_inference.triton_pool import TritonPool

@@ -18,11 +18,12 @@ import yaml
 
 from benchmarks.faults_proxy import Proxy
 from cloud_inference import streams, triton_repository
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
+from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from cloud_inference.triton import TritonModel
 from eyeline import bus as nats_bus

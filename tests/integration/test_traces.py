@@ -12,10 +12,11 @@ import pytest
 
 from cloud_inference import traces
 from cloud_inference.api.server import serve
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.config import TracesSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.ownership import Ownership
+from cloud_inference.shares import Bus, Shared
 from edge_agent.agent import _sampler
 from eyeline.errors import ConfigError
 from eyeline.traceparent import Traceparent

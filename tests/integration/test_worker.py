@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cloud_inference import streams
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
+from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from eyeline import subjects
 from eyeline.errors import BusError

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_inference.camera import Bus, Camera, Shared
+from cloud_inference.camera import Camera
 from cloud_inference.infer import Inference
+from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from tests.support.cards import square_card
 
