@@ -78,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to play it (default: 30)")
     parser.add_argument("--cameras", type=int, default=1, help="how many cameras play it (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where the results go")
+    parser.add_argument(
+        "--no-calibration", action="store_true", help="stay on the rung that the settings name"
+    )
     parser.add_argument("--tls", action="store_true", help="encrypt every hop; the API asks for a token")
     options = parser.parse_args(argv)
     console = Console()
@@ -130,7 +133,16 @@ def _run_in(options: argparse.Namespace, clip: reference.Clip, console: Console)
     except OSError as problem:
         raise ConfigError(f"--out {out} cannot be written: {problem.strerror}") from None
     tallies = {f"cam{number}": Tally() for number in range(1, options.cameras + 1)}
-    show = _Show(clip, options.seconds, state, console, tallies, time.monotonic(), options.tls)
+    show = _Show(
+        clip,
+        options.seconds,
+        state,
+        console,
+        tallies,
+        time.monotonic(),
+        options.tls,
+        not options.no_calibration,
+    )
     try:
         played = asyncio.run(_stoppable(_run_system(show)))
     finally:
@@ -226,6 +238,7 @@ class _Show:
     tallies: dict[str, Tally]
     began_s: float
     tls: bool = False
+    calibrate: bool = True
 
 
 async def _play(show: _Show, cloud: Cloud) -> Played:
@@ -238,7 +251,7 @@ async def _play(show: _Show, cloud: Cloud) -> Played:
         agent = Agent(
             cloud,
             show.state / "agent",
-            {name: {**camera, "calibrate": "auto"} for name in tallies},
+            {name: {**camera, "calibrate": "auto" if show.calibrate else "off"} for name in tallies},
             settings={"calibration": {"seconds": 8, "kbit_s": 2000, "crfs": [30, 34, 38]}},
         )
 

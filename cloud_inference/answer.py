@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cloud_inference.consume import MAX_FILLED, Kind, Source, Work
+from cloud_inference.consume import MAX_FILLED, Kind, Source, Work, part_way
 from cloud_inference.propagate import extrapolate, interpolate
 from cloud_inference.track import Tracker, Tracks
 from eyeline.capture_time import on_hub
@@ -409,14 +409,7 @@ def _frames(work: Work) -> list[Work]:
     frames = []
     for step in range(count):
         part = step / (count - 1) if count > 1 else 0.0
-        when = frame_pb2.CaptureTime(
-            monotonic_ns=_mix(work.first_capture.monotonic_ns, work.last_capture.monotonic_ns, part),
-            wall_ns=_mix(work.first_capture.wall_ns, work.last_capture.wall_ns, part),
-        )
+        when = part_way(work.first_capture, work.last_capture, part)
         sequence = work.first + step
         frames.append(Work(work.kind, work.source, sequence, sequence, when, when, work.gate_reason))
     return frames
-
-
-def _mix(first: int, last: int, part: float) -> int:
-    return max(0, first + int((last - first) * part))

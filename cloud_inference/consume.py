@@ -261,9 +261,13 @@ def _between(frames: frame_pb2.FrameRange, sequence: int) -> frame_pb2.CaptureTi
     if span == 0:
         return frames.first_capture
     part = (sequence - frames.first_sequence) / span
-    first, last = frames.first_capture, frames.last_capture
+    return part_way(frames.first_capture, frames.last_capture, part)
+
+
+def part_way(first: frame_pb2.CaptureTime, last: frame_pb2.CaptureTime, part: float) -> frame_pb2.CaptureTime:
+    """Between two times, `part` (0 to 1) of the way."""
+    # In float, and rounded: a range that runs backwards may end just below zero.
     return frame_pb2.CaptureTime(
-        # In float, and rounded: a range that runs backwards may end just below zero.
         monotonic_ns=max(0, first.monotonic_ns + int((last.monotonic_ns - first.monotonic_ns) * part)),
         wall_ns=max(0, first.wall_ns + int((last.wall_ns - first.wall_ns) * part)),
     )

@@ -16,6 +16,7 @@ from cloud_inference import streams, traces
 from cloud_inference.calibrator import Calibrator
 from cloud_inference.camera import Camera
 from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.connecting import connect
 from cloud_inference.drawings import Drawings
 from cloud_inference.infer import Inference
 from cloud_inference.ownership import Ownership
@@ -23,7 +24,6 @@ from cloud_inference.rollout.router import Arm, Router
 from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from cloud_inference.triton_pool import TritonPool
-from eyeline import bus
 from eyeline.errors import BusError
 from eyeline.health import HealthServer
 from eyeline_models import catalogue
@@ -103,14 +103,7 @@ async def _serve(
     scoring: tuple[asyncio.Lock, Executor] | None,
 ) -> None:
     """One tenant's cameras, and their calibration with what `scoring` gives it; None for none."""
-    connection = await bus.connect(
-        settings.hub.url,
-        name=f"worker {shared.worker}",
-        user=tenant.user,
-        password=tenant.secret_password(),
-        creds_file=tenant.creds_file,
-        ca_file=settings.hub.ca_file,
-    )
+    connection = await connect(settings.hub, tenant, f"worker {shared.worker}")
     background: set[asyncio.Task[None]] = set()
     try:
         js = connection.jetstream(timeout=2)

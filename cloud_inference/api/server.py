@@ -25,10 +25,10 @@ from cloud_inference.api.stills import StillsService
 from cloud_inference.api.system import SystemService
 from cloud_inference.api.tenants import TenantHub, Tenants
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, is_loopback
+from cloud_inference.connecting import connect
 from cloud_inference.infer import Model
 from cloud_inference.stills import Stills
 from cloud_inference.triton_pool import TritonPool
-from eyeline import bus
 from eyeline.errors import BusError, ConfigError, EyelineError
 from eyeline.health import HealthServer
 from eyeline.v1 import (
@@ -261,14 +261,7 @@ def _try_port(host: str, port: int) -> None:
 
 async def _connect(settings: CloudSettings, tenant: TenantSettings, tenants: Tenants) -> None:
     """Connect a tenant and see to its streams, waiting for as long as it takes."""
-    connection = await bus.connect(
-        settings.hub.url,
-        name="api",
-        user=tenant.user,
-        password=tenant.secret_password(),
-        creds_file=tenant.creds_file,
-        ca_file=settings.hub.ca_file,
-    )
+    connection = await connect(settings.hub, tenant, "api")
     hub = TenantHub(tenant.name, connection, connection.jetstream(timeout=3))
     tenants.hubs[tenant.name] = hub
     said = False

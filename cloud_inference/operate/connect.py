@@ -16,8 +16,8 @@ from nats.js import JetStreamContext
 from cloud_inference import config, streams
 from cloud_inference.audit import AuditLog
 from cloud_inference.config import CloudSettings, TenantSettings
+from cloud_inference.connecting import connect
 from cloud_inference.local import CONFIG_FILE
-from eyeline import bus
 from eyeline.errors import ConfigError
 
 
@@ -55,15 +55,7 @@ def tenant_of(settings: CloudSettings, name: str | None) -> TenantSettings:
 async def account(settings: CloudSettings, name: str | None) -> AsyncIterator[Account]:
     """Connect, with every stream there; raises `BusError`, `ConfigError`."""
     tenant = tenant_of(settings, name)
-    connection = await bus.connect(
-        settings.hub.url,
-        name="operator",
-        user=tenant.user,
-        password=tenant.secret_password(),
-        creds_file=tenant.creds_file,
-        ca_file=settings.hub.ca_file,
-        wait=False,
-    )
+    connection = await connect(settings.hub, tenant, "operator", wait=False)
     try:
         js = connection.jetstream(timeout=5)
         await streams.ensure(js, settings.hub.streams_of(tenant))

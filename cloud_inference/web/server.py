@@ -17,13 +17,14 @@ from aiohttp import web
 
 from cloud_inference.api.auth import Authenticator
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, WebSettings, is_loopback
+from cloud_inference.connecting import connect
 from cloud_inference.web.auth import Door
 from cloud_inference.web.history import History
 from cloud_inference.web.live import Hub, Lives
 from cloud_inference.web.state import Sessions
 from cloud_inference.web.stills import Stills
 from cloud_inference.web.viewer import Viewer
-from eyeline import Client, bus
+from eyeline import Client
 from eyeline.errors import ConfigError, EyelineError
 from eyeline.health import HealthServer
 
@@ -176,14 +177,7 @@ async def _listen(runner: web.AppRunner, settings: WebSettings, context: ssl.SSL
 
 async def _connect(settings: CloudSettings, tenant: TenantSettings, hubs: dict[str, Hub]) -> None:
     """Connect a tenant, waiting for as long as it takes."""
-    connection = await bus.connect(
-        settings.hub.url,
-        name="web",
-        user=tenant.user,
-        password=tenant.secret_password(),
-        creds_file=tenant.creds_file,
-        ca_file=settings.hub.ca_file,
-    )
+    connection = await connect(settings.hub, tenant, "web")
     hubs[tenant.name] = Hub(connection, connection.jetstream(timeout=3))
 
 
