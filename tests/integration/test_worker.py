@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from nats.js.errors import KeyNotFoundError
 from numpy.typing import NDArray
 
 from cloud_inference import streams
@@ -287,7 +288,10 @@ async def test_a_worker_that_joins_takes_its_share(hub: LocalHub) -> None:
 
             async def shared_out() -> bool:
                 leases = await bus.js.key_value(subjects.LEASES)
-                holders = [(await leases.get(key)).value for key in await leases.keys()]
+                try:
+                    holders = [(await leases.get(key)).value for key in await leases.keys()]
+                except KeyNotFoundError:
+                    return False  # on its way from one to the other
                 return len(holders) == 8 and set(holders) == {b"w1", b"w2"}
 
             await eventually(shared_out, within_s=5)

@@ -131,7 +131,9 @@ def test_a_credentials_file_holds_everything(tmp_path: Path) -> None:
     named = {"tenant": "acme", "site": "Yard", "device": "box_1", "hub": "tls://h:1"}
     assert read.names == {**named, "release-key": trust.release_key().public}
     assert read.claims["nats"]["tags"] == ["site:Yard", "device:box_1"]
-    for damaged in (made.text().replace(made.key.seed, made.key.seed[:-1] + "A"), "", "-----BEGIN NATS"):
+    seed = made.key.seed
+    other = seed[:20] + ("B" if seed[20] == "A" else "A") + seed[21:]
+    for damaged in (made.text().replace(seed, other), "", "-----BEGIN NATS"):
         with pytest.raises(ConfigError, match=r"^file"):
             parse(damaged, "file")
 
