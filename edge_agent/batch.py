@@ -14,6 +14,7 @@ from eyeline.envelope import (
     first_sequence,
     last_sequence,
 )
+from eyeline.ladder import STILL_CODECS
 from eyeline.v1 import detection_pb2
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections, Epoch
@@ -139,8 +140,11 @@ class EnvelopeBuilder:
         if unit.edge is not None:
             message.edge.CopyFrom(edge_answer(unit.edge))
         size = message.ByteSize() + _ITEM_BYTES
-        # One format and one rung for all units of an envelope.
-        differs = self._oldest_unit_ns is not None and (picture_format != self._format or rung != self._rung)
+        # One format, one rung and one chain for all units of an envelope: a chain is kept, sent and purged
+        # whole. A still is a chain of its own that nothing follows.
+        begins = message.keyframe and picture_format.codec not in STILL_CODECS
+        differs = picture_format != self._format or rung != self._rung or begins
+        differs = differs and self._oldest_unit_ns is not None
         self._append(
             pb.FrameItem(access_unit=message),
             (unit.sequence, unit.sequence),

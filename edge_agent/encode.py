@@ -9,7 +9,7 @@ import cv2
 
 from edge_agent.redact import RedactedPicture, pixels_of
 from eyeline import coding
-from eyeline.ladder import Rung
+from eyeline.ladder import STILL_CODECS, Rung
 from eyeline.pictures import colours
 from eyeline.v1 import frame_pb2 as pb
 
@@ -42,7 +42,7 @@ def fits(encoder: Encoder, picture: av.VideoFrame) -> bool:
     made_for = encoder.picture_format
     if (made_for.source_width_px, made_for.source_height_px) != (picture.width, picture.height):
         return False
-    if made_for.codec in {pb.CODEC_JPEG, pb.CODEC_WEBP}:
+    if made_for.codec in STILL_CODECS:
         return True
     return (made_for.color_matrix, made_for.color_range) == colours(picture)
 

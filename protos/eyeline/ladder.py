@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 from eyeline.v1 import calibration_pb2
+from eyeline.v1 import frame_pb2 as pb
 
 StillCodec = Literal["jpeg", "webp"]
 Effort = Literal["low", "high"]
 Codec = Literal["h264", "hevc", "jpeg", "webp", "passthrough"]
+# On the wire: of these, every picture stands alone.
+STILL_CODECS: Final = frozenset({pb.CODEC_JPEG, pb.CODEC_WEBP})
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,19 @@ def listening(endpoints: dict[str, Any]) -> list[str]:
 
 
 async def ended(children: dict[str, psutil.Process]) -> None:
-    await eventually(lambda: not any(child.is_running() for child in children.values()), within_s=20)
+    def lives(child: psutil.Process) -> bool:
+        # One that has ended stays as a zombie until the machine's first process cares.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    def alive() -> list[str]:
+        return [name for name, child in children.items() if lives(child)]
+
+    try:
+        await eventually(lambda: not alive(), within_s=30)
+    except AssertionError:
+        raise AssertionError(f"still there: {alive()}") from None
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])

@@ -86,6 +86,23 @@ def test_units_wait_for_company_and_no_longer() -> None:
     assert last_sequence(envelope) == 4
 
 
+def test_a_chain_begins_in_an_envelope_of_its_own() -> None:
+    made = builder(batch_ms=250)
+    for sequence, index in ((1, 0), (2, 1), (3, 0), (4, 1)):
+        made.add_unit(unit(sequence, index=index), FORMAT, "r")
+    before, after = made.take(at(9))
+    assert (last_sequence(before), first_sequence(after)) == (2, 3)
+    assert after.previous_sequence == 2
+
+
+def test_stills_travel_together() -> None:
+    made = builder(batch_ms=250)
+    stills = pb.PictureFormat(codec=pb.CODEC_JPEG, coded_width_px=416, coded_height_px=312)
+    for sequence in (1, 2, 3):
+        made.add_unit(unit(sequence, index=0), stills, "r")
+    assert len(made.take(at(9))) == 1
+
+
 def test_heartbeat_answers_idle_frames() -> None:
     made, taken = builder(heartbeat_s=1.0), []
     for sequence in range(1, 36):
