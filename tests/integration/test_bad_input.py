@@ -40,6 +40,7 @@ from tests.support.programs import (
     agent,
     agent_file,
     http_get,
+    lives,
     local_system,
     metric,
     module,
@@ -582,7 +583,7 @@ def test_a_killed_local_system_comes_back_at_once_and_alone(tmp_path: Path) -> N
         assert (tmp_path / "cloud" / "endpoints.json").exists()
         assert second.end() == 0
         assert "Traceback" not in second.said
-    wait_for(lambda: not any(it.is_running() for it in before), 20, "the first one's children end")
+    wait_for(lambda: not any(lives(it) for it in before), 20, "the first one's children end")
 
 
 # A full disk
@@ -693,7 +694,7 @@ def test_a_full_disk(system: Running, client: BlockingClient, small_disk: SmallD
 
 def left_by(out: Path, demo: Program, descendants: dict[int, psutil.Process]) -> list[str]:
     """Processes, shared memory and folders that are still there."""
-    found = [str(process) for process in descendants.values() if process.is_running()]
+    found = [str(process) for process in descendants.values() if lives(process)]
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     found += [command for command in commands if str(out) in command]
     found += [str(path) for path in Path("/dev/shm").glob(f"eyeline-triton-{demo.pid}-*")]

@@ -20,6 +20,7 @@ import pytest
 
 from eyeline import bus, creds, subjects
 from tests.support.eventually import eventually
+from tests.support.programs import lives
 
 UP_WITHIN_S = 60
 
@@ -100,12 +101,6 @@ def listening(endpoints: dict[str, Any]) -> list[str]:
 
 
 async def ended(children: dict[str, psutil.Process]) -> None:
-    def lives(child: psutil.Process) -> bool:
-        # One that has ended stays as a zombie until the machine's first process cares.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
-        return False
-
     def alive() -> list[str]:
         return [name for name, child in children.items() if lives(child)]
 

@@ -25,6 +25,13 @@ from tests.support.cameras import wait_for
 ROOT = Path(__file__).parents[2]
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended stays as a zombie until the machine's first process takes note."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 class Program:
     """One program, in a session of its own; killed, with all that is below it, on leaving."""
 
