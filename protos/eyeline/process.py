@@ -12,6 +12,9 @@ from pathlib import Path
 
 from eyeline.errors import ServerFailed
 
+# How often, and how long apart, it is looked whether what a killed child had started is gone.
+_LAST_ONES = 50
+_LAST_ONES_EVERY_S = 0.02
 _TETHER = Path(__file__).with_name("_tether.py")
 
 
@@ -107,7 +110,13 @@ class Child:
             # Whatever it started is in its session, and so in its process group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        return await self._process.wait()
+        status = await self._process.wait()
+        # These end a little later, and until then may still make or hold what the caller is about to remove.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            for _ in range(_LAST_ONES):
+                os.killpg(self._process.pid, 0)
+                await asyncio.sleep(_LAST_ONES_EVERY_S)
+        return status
 
     def last_words(self, lines: int = 3) -> str:
         """The end of its log, on one line, for an error message."""
