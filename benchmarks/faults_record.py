@@ -200,7 +200,7 @@ def _count_camera(
     for lane in {it.lane for it in heard}:
         order = [it for it in heard if it.lane == lane]
         counted.out_of_order += sum(after.first <= before.last for before, after in pairwise(order))
-    counted.late += sum(it.last - it.first + 1 for it in heard if it.lane == 2)
+    counted.late += sum(it.last - it.first + 1 for it in heard if it.lane != 1)
     counted.off_schedule_ms = max(counted.off_schedule_ms, _off_schedule_ms(run.recording, stored))
 
 

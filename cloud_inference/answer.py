@@ -90,7 +90,7 @@ class Answers:
         model: detection_pb2.ModelRef,
         mode: Literal["causal", "smooth"] = "smooth",
         smooth_wait_s: float = 2.0,
-        is_late: Callable[[Work], bool] = lambda work: work.source.lane == frame_pb2.LANE_BACKLOG,
+        is_late: Callable[[Work], bool] = lambda work: work.source.late,
     ) -> None:
         self._tracks, self._next_track_id = tracks, next_track_id
         self._model, self._mode, self._smooth_wait_s = model, mode, smooth_wait_s
@@ -129,6 +129,12 @@ class Answers:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model))
         elif stored.provenance == result_pb2.PROVENANCE_DEGRADED:
             self._stand(lane, _Standing(stored.last_sequence, detections, stored.model, stored.reason))
+
+    def rejoin(self) -> None:
+        """The live lane goes on where the overtaken one ended: with its tracks."""
+        overtaken = self._lanes.get(frame_pb2.LANE_OVERTAKEN)
+        if overtaken is not None and not self._pending[frame_pb2.LANE_LIVE]:
+            self._lanes[frame_pb2.LANE_LIVE] = self._lanes.pop(frame_pb2.LANE_OVERTAKEN)
 
     def oldest_unseen(self, lane: int) -> Work | None:
         """The oldest frame of a lane with pixels that the model has not answered yet."""

@@ -106,6 +106,10 @@ class Camera:
         if self._defects[message.sequence] >= _MOST_DEFECTS:
             raise BadEnvelope("poison", f"a defect of ours came up at this message {_MOST_DEFECTS} times")
 
+    def tell(self, event: str, **facts: object) -> None:
+        """Log that something about this camera has changed."""
+        self._log.info(event, **facts)
+
     async def ask_keyframe(self, source: Source) -> None:
         """Ask the device for a new chain, now and then."""
         now = time.monotonic()

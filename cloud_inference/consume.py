@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from cloud_inference.answered import Answered, EpochKey, epoch_key
@@ -51,6 +51,8 @@ class Source:
     stream_sequence: int
     stored_ns: int
     consumed_ns: int
+    # Came live, but a newer picture goes first.
+    overtaken: bool = False
 
     @property
     def provisional(self) -> bool:
@@ -59,8 +61,25 @@ class Source:
 
     @property
     def lane(self) -> frame_pb2.Lane.ValueType:
-        """The lane it travelled in."""
-        return self.envelope.lane or frame_pb2.LANE_LIVE
+        """The lane it travelled in, or was put into here."""
+        if self.overtaken:
+            return frame_pb2.LANE_OVERTAKEN
+        is_backlog = self.envelope.lane == frame_pb2.LANE_BACKLOG
+        return frame_pb2.LANE_BACKLOG if is_backlog else frame_pb2.LANE_LIVE
+
+    @property
+    def late(self) -> bool:
+        """Whether the live picture goes before it."""
+        return self.lane != frame_pb2.LANE_LIVE
+
+    def part(self, start: int, stop: int, *, overtaken: bool) -> Source:
+        """The message with items `start` to `stop` (not included) alone."""
+        if (start, stop) == (0, len(self.envelope.items)):
+            return replace(self, overtaken=overtaken)
+        envelope = frame_pb2.FrameEnvelope()
+        envelope.CopyFrom(self.envelope)
+        del envelope.items[stop:], envelope.items[:start]
+        return replace(self, envelope=envelope, overtaken=overtaken)
 
 
 @dataclass(slots=True)
@@ -86,7 +105,9 @@ class Work:
 
 
 @dataclass(slots=True)
-class _Lane:
+class Lane:
+    """Where a lane stands in its messages."""
+
     key: EpochKey | None = None
     last_sequence: int = 0
     chain_id: int = 0
@@ -110,11 +131,11 @@ class Intake:
         lanes: Iterator[tuple[frame_pb2.Lane.ValueType, EpochKey, result_pb2.LaneCheckpoint]] | None = None,
     ) -> None:
         self._tenant = tenant
-        # Answered, or on the way to it.
-        self._taken = answered
+        # Answered, or on the way to it; put off, and to be taken later.
+        self._taken, self._promised = answered, Answered()
         self._split_left = 0
-        self._lanes: dict[int, _Lane] = {
-            lane: _Lane(key, stored.last_sequence) for lane, key, stored in lanes or ()
+        self._lanes: dict[int, Lane] = {
+            lane: Lane(key, stored.last_sequence) for lane, key, stored in lanes or ()
         }
 
     def read(self, message: StreamMessage) -> Source:
@@ -135,14 +156,14 @@ class Intake:
     def work(self, source: Source) -> list[Work]:
         """Work in sequence order, closed by an END; each lane's messages must come in their order."""
         envelope, key = source.envelope, source.key
-        lane = self._lanes.setdefault(source.lane, _Lane())
+        lane = self._lanes.setdefault(source.lane, Lane())
         end = last_sequence(envelope)
         work: list[Work] = []
         if source.provisional:
             return [*self._ahead(source), Work(Kind.END, source, end, end)]
-        if not (lane.is_after(key) and not self._taken.missing(key, first_sequence(envelope), end)):
+        if not (lane.is_after(key) and not self._open(source, first_sequence(envelope), end)):
             if lane.key != key:
-                self._lanes[source.lane] = lane = _Lane(key)
+                self._lanes[source.lane] = lane = Lane(key)
             work += self._lost(source, lane)
             self._split_left = _MAX_SPLIT_OF_MESSAGE
             for item in envelope.items:
@@ -150,6 +171,58 @@ class Intake:
             lane.last_sequence = max(lane.last_sequence, end)
         work.append(Work(Kind.END, source, end, end))
         return work
+
+    # Live messages that a newer picture overtakes
+
+    def put_off(self, source: Source) -> None:
+        """The live lane goes on behind this message; its frames are answered in the overtaken lane alone."""
+        envelope, key = source.envelope, source.key
+        first, end = first_sequence(envelope), last_sequence(envelope)
+        lane = self._lanes.setdefault(frame_pb2.LANE_LIVE, Lane())
+        if lane.is_after(key) and not self._open(source, first, end):
+            return
+        if lane.key != key:
+            self._lanes[frame_pb2.LANE_LIVE] = lane = Lane(key)
+        lane.last_sequence = max(lane.last_sequence, end)
+        lane.seen = max([lane.seen, *(unit.sequence for _, unit in _units(source))])
+        self._promised.add(key, first, end)
+
+    def wants_pixels(self, source: Source) -> bool:
+        """Whether it brings pixels of frames that have no answer yet."""
+        return any(self._open(source, unit.sequence, unit.sequence) for _, unit in _units(source))
+
+    def fresh_start(self, source: Source) -> int | None:
+        """Index of the first item from which on it needs nothing that came before; None without one."""
+        for index, unit in _units(source):
+            if unit.keyframe and self._open(source, unit.sequence, unit.sequence):
+                return index
+        return None
+
+    @staticmethod
+    def has_pixels(source: Source) -> bool:
+        """Whether it brings any pixels."""
+        return any(True for _ in _units(source))
+
+    def hand_over(self) -> Lane:
+        """Where the live lane stands, for the overtaken one to go on from."""
+        return replace(self._lanes.get(frame_pb2.LANE_LIVE, Lane()))
+
+    def take_up(self, lane: Lane) -> None:
+        """The overtaken lane goes on from here."""
+        self._lanes[frame_pb2.LANE_OVERTAKEN] = lane
+
+    def rejoin(self) -> None:
+        """The live lane goes on where the overtaken one ended."""
+        live, overtaken = (self._lanes.get(it) for it in (frame_pb2.LANE_LIVE, frame_pb2.LANE_OVERTAKEN))
+        if live is not None and overtaken is not None and live.key == overtaken.key:
+            live.chain_id, live.keyframe_at = overtaken.chain_id, overtaken.keyframe_at
+
+    def _open(self, source: Source, first: int, last: int) -> list[tuple[int, int]]:
+        """Frames without an answer, nor the promise of one in the overtaken lane."""
+        missing = self._taken.missing(source.key, first, last)
+        if source.overtaken:
+            return missing
+        return [gap for one in missing for gap in self._promised.missing(source.key, *one)]
 
     def _ahead(self, source: Source) -> Iterator[Work]:
         """What the device answered by itself, of frames without an answer: they stay to be answered."""
@@ -160,25 +233,25 @@ class Intake:
             for first, last in self._taken.missing(source.key, *item_range(item)):
                 yield _range_work(source, frames, first, last)
 
-    def _lost(self, source: Source, lane: _Lane) -> Iterator[Work]:
+    def _lost(self, source: Source, lane: Lane) -> Iterator[Work]:
         """Frames that this lane should have brought before this message."""
         envelope = source.envelope
         start, end = lane.last_sequence + 1, min(envelope.previous_sequence, first_sequence(envelope) - 1)
         if start > end:
             return
         when = _capture_of(envelope.items[0])
-        for first, last in self._claim(source.key, start, end):
+        for first, last in self._claim(source, start, end):
             yield Work(Kind.DROPPED, source, first, last, when, when, reason=LOST)
 
-    def _claim(self, key: EpochKey, first: int, last: int) -> list[tuple[int, int]]:
-        missing = self._taken.missing(key, first, last)
+    def _claim(self, source: Source, first: int, last: int) -> list[tuple[int, int]]:
+        missing = self._open(source, first, last)
         for start, end in missing:
-            self._taken.add(key, start, end)
+            self._taken.add(source.key, start, end)
         return missing
 
-    def _item(self, source: Source, lane: _Lane, item: frame_pb2.FrameItem) -> Iterator[Work]:
+    def _item(self, source: Source, lane: Lane, item: frame_pb2.FrameItem) -> Iterator[Work]:
         first, last = item_range(item)
-        missing = self._claim(source.key, first, last)
+        missing = self._claim(source, first, last)
         if item.WhichOneof("item") == "access_unit":
             unit = item.access_unit
             if not missing and unit.sequence <= lane.seen:
@@ -210,6 +283,12 @@ class Intake:
             missing = [piece for whole in missing for piece in _pieces(*whole)]
         for start, end in missing:
             yield _range_work(source, frames, start, end)
+
+
+def _units(source: Source) -> Iterator[tuple[int, frame_pb2.AccessUnit]]:
+    for index, item in enumerate(source.envelope.items):
+        if item.WhichOneof("item") == "access_unit":
+            yield index, item.access_unit
 
 
 def _range_work(source: Source, frames: frame_pb2.FrameRange, first: int, last: int) -> Work:

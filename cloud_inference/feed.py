@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class Feed:
         self._last_sequence = 0
         # Newest match when the consumer was made; None until then.
         self.pending_at_start: int | None = None
+        # Our monotonic clock when we heard that the consumer was made, less the hub's clock when it made it.
+        self.way_ns: int | None = None
 
     async def open(self) -> None:
         """Create the consumer now rather than at the first `take`, so that nothing stored later is missed."""
@@ -183,6 +186,7 @@ class Feed:
         self._heard = asyncio.get_running_loop().time()
         info = await self._js.add_consumer(self._stream, config=config)
         self._consumer = name
+        self.way_ns = time.monotonic_ns() - int(info.created.timestamp() * 1e6) * 1000
         if self.pending_at_start is None:
             self.pending_at_start = info.num_pending or 0
             if config.deliver_policy is DeliverPolicy.NEW:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,13 +15,15 @@ from typing import TYPE_CHECKING, Final
 from cloud_inference import metrics
 from cloud_inference.agree import Reports
 from cloud_inference.answer import Answers, Pending, Seen, captured_ns
-from cloud_inference.answered import Answered, EpochKey, epoch_key
-from cloud_inference.consume import Intake, Kind, Source, Work
+from cloud_inference.answered import Answered, epoch_key
+from cloud_inference.consume import Intake, Kind, Lane, Source, Work
 from cloud_inference.counting import Counter
 from cloud_inference.decode import CannotDecode, ChainDecoder, to_source
 from cloud_inference.early import provisional
 from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.infer import DEADLINE
+from cloud_inference.piled import Message, Piled
+from cloud_inference.progress import Progress, stored_lanes
 from cloud_inference.rollout.route import Answered as RouteAnswer
 from cloud_inference.rollout.route import CameraRoute, Prepared, ref_of
 from cloud_inference.store import FencedOut, ResultLog, Stored
@@ -36,28 +37,24 @@ from eyeline_models.catalogue import detections
 if TYPE_CHECKING:
     from cloud_inference.camera import Camera
 
-# No chain is longer; one that was not heard of for so long pins no pixels.
-_CHAIN_NS: Final = 15 * 60 * 1_000_000_000
 # Decoded at once while nothing else goes on: 0.3 ms, and to a thread and back takes as long again.
 _SMALL_PX: Final = 200_000
 # A device is told that its messages wait here from so long on, so often.
 _LAG_NS: Final = 500_000_000
 _TELL_LAG_EVERY_S: Final = 0.5
 _FORGET_NS: Final = 1_000_000
-# Messages of the backlog on end after which no live one is supposed to be behind them.
+# Late messages on end after which no live one is supposed to be behind them.
 _MANY: Final = 500
 # Provisional results in one message.
 _EARLY_AT_ONCE: Final = 200
 # Beyond, they are left out: the final ones come anyway.
 _MOST_EARLY: Final = 10_000
 
-
-class _LaneState:
-    """The open chain of one lane, as answered: what the next owner needs."""
-
-    def __init__(self, stored: result_pb2.LaneCheckpoint) -> None:
-        self.stored = stored
-        self.heard_ns = time.time_ns()
+# What each reader takes, by whether it is late.
+_READERS: Final = {
+    False: (frame_pb2.LANE_LIVE,),
+    True: (frame_pb2.LANE_BACKLOG, frame_pb2.LANE_OVERTAKEN),
+}
 
 
 class Session:
@@ -69,19 +66,17 @@ class Session:
         self._owner, self._log = owner, log
         self._shared, self._bus, site, camera = owner.parts
         checkpoint = stored.checkpoint
-        self._answered = Answered(checkpoint.answered)
-        self._track_ids = itertools.count(max(1, checkpoint.next_track_id))
-        self._next_track_id = max(1, checkpoint.next_track_id)
-        self._frame_sequence = checkpoint.frame_stream_sequence
-        self._lanes = {lane.lane: _LaneState(lane) for lane in checkpoint.lanes}
+        self._progress = Progress(checkpoint, self._shared.worker)
         self._intake = Intake(
-            tenant=self._bus.tenant, answered=Answered(checkpoint.answered), lanes=_stored_lanes(checkpoint)
+            tenant=self._bus.tenant, answered=Answered(checkpoint.answered), lanes=stored_lanes(checkpoint)
         )
+        # Live messages that waited for too long, and what the live lane gave along with them.
+        self._piled: Piled[tuple[Lane, ChainDecoder]] = Piled()
         self._decoders: dict[int, ChainDecoder] = {}
         card = self._shared.card
         self._answers = Answers(
             tracks=self._shared.tracks,
-            next_track_id=self._take_track_id,
+            next_track_id=self._progress.take_track_id,
             model=ref_of(card),
             mode=self._shared.propagate,
             is_late=self._is_late,
@@ -102,17 +97,20 @@ class Session:
         self._wake = asyncio.Event()
         # The messages that wait for a place, if any do.
         self._taking: dict[bool, Source | None] = {False: None, True: None}
-        self._mark = Watermark(self._keep_from() - 1)
+        start = self._progress.keep_from()
+        self._mark = Watermark(start - 1)
         # Set while no live message waits; while there is work for the late reader; while it has none left.
         self._live_rests, self._put_off, self._nothing_overtaken = (asyncio.Event() for _ in range(3))
         self._live_rests.set()
         self._nothing_overtaken.set()
         # The message at which a defect of ours came up, by its stream sequence.
         self.blamed = 0
-        # The shortest way from the hub to here: our clock and the hub's need not agree.
+        # The shortest way from the hub to here, by our monotonic clock, which need not agree with the hub's;
+        # and as the making of our consumer told it, or the oldest message would be taken for fresh.
         self._shortest_ns: int | None = None
+        self._first_way_ns: int | None = None
         self._subject = subjects.frame_subject(site, "*", camera)
-        self._feed = self._open_feed(self._keep_from(), 64)
+        self._feed = self._open_feed(start, 64)
 
     def _open_feed(self, start: int, batch: int) -> Feed:
         bus = self._bus
@@ -144,14 +142,13 @@ class Session:
         await self._feed.close()
 
     async def take(self) -> None:
-        """Messages into work, pictures on their way to the model; those of the backlog are put off."""
+        """Messages into work, pictures on their way to the model; late ones are put off."""
         in_a_row = 0
         while True:
             if not self._feed.waiting or in_a_row > _MANY:
                 self._live_rests.set()
             for message in await self._feed.take(16):
-                took_ns = time.time_ns() - message.stored_ns
-                self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
+                self._measure_way(message)
                 try:
                     self._owner.check_poison(message)
                     with self._blaming(message.sequence):
@@ -165,15 +162,17 @@ class Session:
                     self._answers.append(_end_of(message), time.monotonic())
                     self._wake.set()
                     continue
-                late = source.lane == frame_pb2.LANE_BACKLOG
-                self._load.took(source.lane, message.pending, put_off=late)
-                if late:
+                late, rest = (source, None) if source.late else await self._overtaken(message, source)
+                self._load.took((rest or late or source).lane, message.pending, put_off=rest is None)
+                if late is not None:
                     in_a_row += 1
                     self._mark.put_off(message.sequence)
                     if self._mark.late_behind:
                         self._nothing_overtaken.clear()
                         self._put_off.set()
+                if rest is None:
                     continue
+                source = rest
                 if source.envelope.in_order:
                     await self._nothing_overtaken.wait()
                 self._live_rests.clear()
@@ -188,12 +187,12 @@ class Session:
             try:
                 while self._mark.late_behind:
                     for message in await feed.take(8):
-                        try:
-                            self._owner.check_poison(message)
-                            source = self._intake.read(message)
-                        except (BadEnvelope, InvalidName):
-                            source = None  # the other reader puts it aside
-                        if source is None or source.lane != frame_pb2.LANE_BACKLOG:
+                        if message.sequence > self._mark.put_off_to:
+                            # The other reader has not looked at it yet; what was put off before it is gone.
+                            self._mark.passed(self._mark.put_off_to)
+                            break
+                        source = self._late_part(message)
+                        if source is None:
                             self._mark.passed(message.sequence)
                             continue
                         self._load.caught_up(message.pending)
@@ -206,8 +205,83 @@ class Session:
                 self._put_off.clear()
                 self._load.caught_up(0, taken=0)
 
+    def _measure_way(self, message: StreamMessage) -> None:
+        if self._feed.way_ns != self._first_way_ns:
+            self._shortest_ns = self._first_way_ns = self._feed.way_ns
+        took_ns = time.monotonic_ns() - message.stored_ns
+        self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
+
+    def _hub_ns(self) -> int:
+        """The hub's clock now; 0 before anything was heard of it."""
+        return time.monotonic_ns() - self._shortest_ns if self._shortest_ns is not None else 0
+
+    async def _overtaken(self, message: StreamMessage, source: Source) -> tuple[Source | None, Source | None]:
+        """What of a live message is put off, since it waited for too long, and what is answered live."""
+        if source.provisional:
+            return None, source
+        envelope, items, was_on = source.envelope, len(source.envelope.items), self._piled.is_on
+        look = self._piled.look(
+            Message(
+                message.sequence,
+                items,
+                (self._hub_ns() - message.stored_ns) / 1e9,
+                wants_pixels=self._intake.wants_pixels(source),
+                fresh_start=self._intake.fresh_start(source),
+                in_time=bool(envelope.deadline_ns) or envelope.in_order,
+            ),
+            caught_up=not self._mark.overtaken,
+        )
+        if look.begins:
+            self._hand_over(source)
+        elif look.rejoins:
+            self._rejoin()
+        if was_on != self._piled.is_on:
+            self._owner.tell("live_again" if was_on else "live_put_off", frame=message.sequence)
+        if not look.put_off:
+            return None, source
+        late = source.part(0, look.put_off, overtaken=True)
+        self._intake.put_off(late)
+        if look.put_off < items:
+            return late, source.part(look.put_off, items, overtaken=False)
+        if self._intake.has_pixels(source):
+            await self._owner.ask_keyframe(source)
+        return late, None
+
+    def _hand_over(self, source: Source) -> None:
+        """What the live lane knows of its chain goes to the overtaken one: itself goes on at a keyframe."""
+        lane, decoder = self._intake.hand_over(), self._decoders.pop(frame_pb2.LANE_LIVE, ChainDecoder())
+        self._piled.begun((lane, decoder))
+        self._progress.hand_over(source, lane, busy=self._mark.overtaken)
+
+    def _rejoin(self) -> None:
+        """All that was put off is answered: the live lane takes its chain back."""
+        self._intake.rejoin()
+        self._answers.rejoin()
+        decoder = self._decoders.pop(frame_pb2.LANE_OVERTAKEN, None)
+        if decoder is not None:
+            self._decoders[frame_pb2.LANE_LIVE] = decoder
+
+    def _late_part(self, message: StreamMessage) -> Source | None:
+        """What of a message was put off."""
+        try:
+            self._owner.check_poison(message)
+            source = self._intake.read(message)
+        except (BadEnvelope, InvalidName):
+            return None  # the other reader puts it aside
+        if source.late or source.provisional:
+            return source if source.late else None
+        stretch = self._piled.stretch_of(message.sequence)
+        if stretch is None:
+            return None
+        if stretch.handed is not None:
+            lane, self._decoders[frame_pb2.LANE_OVERTAKEN] = stretch.handed
+            self._intake.take_up(lane)
+            stretch.handed = None
+        items = stretch.items if message.sequence == stretch.last else None
+        return source.part(0, items or len(source.envelope.items), overtaken=True)
+
     async def _work(self, source: Source) -> None:
-        late = source.lane == frame_pb2.LANE_BACKLOG
+        late = source.late
         self._mark.took(source.stream_sequence, late=late)
         with self._blaming(source.stream_sequence):
             for one in self._intake.work(source):
@@ -229,29 +303,30 @@ class Session:
             for device, report in self._reports.due(time.monotonic()):
                 await self._owner.tell_answers(device, report)
             # Of a camera that fell silent too.
-            await self._log.purge_frames(self._keep_from())
+            await self._purge()
             if self._shortest_ns is None:
                 continue
             self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever
-            for late, lane in ((False, frame_pb2.LANE_LIVE), (True, frame_pb2.LANE_BACKLOG)):
-                oldest = self._answers.oldest_unseen(lane)
-                source = oldest.source if oldest is not None else self._taking[late]
-                lag_ns = time.time_ns() - source.stored_ns - self._shortest_ns if source is not None else 0
-                self._load.lagging(lane, lag_ns / 1e9)
+            for late, lanes in _READERS.items():
+                works = [work for lane in lanes if (work := self._answers.oldest_unseen(lane)) is not None]
+                oldest = min((work.source for work in works), key=lambda it: it.stored_ns, default=None)
+                source = oldest or self._taking[late]
+                lag_ns = self._hub_ns() - source.stored_ns if source is not None else 0
+                self._load.lagging(lanes[0], lag_ns / 1e9)
                 if source is not None and lag_ns > _LAG_NS:
                     await self._owner.tell_lag(source.envelope.device, lag_ns, late=late)
 
     def _left_s(self, work: Work) -> float | None:
         """Seconds until the deadline of a live frame; None without one."""
         envelope = work.source.envelope
-        if not envelope.deadline_ns or work.source.lane == frame_pb2.LANE_BACKLOG:
+        if not envelope.deadline_ns or work.source.late:
             return None
-        hub_ns = time.time_ns() - (self._shortest_ns or 0)
-        return (captured_ns(work.last_capture, work.source) + envelope.deadline_ns - hub_ns) / 1e9
+        captured = captured_ns(work.last_capture, work.source)
+        return (captured + envelope.deadline_ns - self._hub_ns()) / 1e9
 
     def _is_late(self, work: Work) -> bool:
         left_s = self._left_s(work)
-        return work.source.lane == frame_pb2.LANE_BACKLOG if left_s is None else left_s <= 0
+        return work.source.late if left_s is None else left_s <= 0
 
     async def _picture(self, work: Work, *, late: bool) -> None:
         placed = work.wanted and await self._place(work, late=late)
@@ -359,24 +434,19 @@ class Session:
                 with self._blaming(collected.done[0].source.stream_sequence):
                     for result in collected.results:
                         self._counter.count(result, self._owner.drawn(result.device))
-                    await self._log.write(collected.results, self._checkpoint())
+                    await self._log.write(collected.results, self._progress.checkpoint())
                 self._count(collected.results)
                 self._report(collected.results)
-            await self._log.purge_frames(self._keep_from())
+            await self._purge()
 
     async def _answer_ahead(self) -> None:
         """Store what devices answered by themselves, of frames that have no answer yet."""
         while self._early:
             works = [self._early.popleft() for _ in range(min(len(self._early), _EARLY_AT_ONCE))]
             with self._blaming(works[0].source.stream_sequence):
-                results = provisional(
-                    works,
-                    lambda it: (
-                        self._answered.missing(it.source.key, it.first, it.last) == [(it.first, it.last)]
-                    ),
-                )
+                results = provisional(works, self._progress.is_open)
                 if results:
-                    await self._log.write(results, self._checkpoint())
+                    await self._log.write(results, self._progress.checkpoint())
 
     def _report(self, results: list[result_pb2.Result]) -> None:
         for result in results:
@@ -384,48 +454,17 @@ class Session:
                 self._reports.answered(result.device, result.key.epoch.counter, result.last_sequence)
 
     def _note(self, work: Work) -> None:
-        source = work.source
-        if work.kind is Kind.END:
-            late = source.lane == frame_pb2.LANE_BACKLOG
-            self._mark.answered(source.stream_sequence, late=late)
-            self._frame_sequence = max(self._frame_sequence, self._mark.answered_to)
-            if not self._mark.overtaken:
-                self._nothing_overtaken.set()
+        if work.kind is not Kind.END:
+            self._progress.note(work)
             return
-        self._answered.add(source.key, work.first, work.last)
-        state = self._lanes.get(source.lane)
-        if state is None or _lane_key(state.stored) != source.key[1:]:
-            stored = result_pb2.LaneCheckpoint(lane=source.lane, epoch=source.envelope.epoch)
-            state = self._lanes[source.lane] = _LaneState(stored)
-        state.stored.last_sequence = max(state.stored.last_sequence, work.last)
-        state.heard_ns = time.time_ns()
-        if work.unit is not None:
-            state.stored.chain_id = work.unit.chain_id
-            state.stored.keyframe_stream_sequence = work.keyframe_at
+        self._mark.answered(work.source.stream_sequence, late=work.source.late)
+        self._progress.answered_through(self._mark.answered_to)
+        if not self._mark.overtaken:
+            self._nothing_overtaken.set()
 
-    def _checkpoint(self) -> result_pb2.Checkpoint:
-        return result_pb2.Checkpoint(
-            answered=self._answered.to_proto(),
-            lanes=[state.stored for state in self._lanes.values()],
-            frame_stream_sequence=self._frame_sequence,
-            next_track_id=self._next_track_id,
-            worker=self._shared.worker,
-        )
-
-    def _keep_from(self) -> int:
-        """The oldest message that a new owner would need."""
-        oldest = time.time_ns() - _CHAIN_NS
-        open_chains = [
-            state.stored.keyframe_stream_sequence
-            for state in self._lanes.values()
-            if state.stored.keyframe_stream_sequence and state.heard_ns > oldest
-        ]
-        return min([*open_chains, self._frame_sequence + 1])
-
-    def _take_track_id(self) -> int:
-        taken = next(self._track_ids)
-        self._next_track_id = taken + 1
-        return taken
+    async def _purge(self) -> None:
+        """Remove the pixels that nobody needs any more."""
+        await self._log.purge_frames(self._progress.keep_from(overtaken=self._mark.overtaken))
 
     def _count(self, results: list[result_pb2.Result]) -> None:
         tenant = self._bus.tenant
@@ -451,15 +490,3 @@ def _is_small(work: Work) -> bool:
 def _end_of(message: StreamMessage) -> Work:
     source = Source(frame_pb2.FrameEnvelope(), ("", 0, b""), message.sequence, message.stored_ns, 0)
     return Work(Kind.END, source, 0, 0)
-
-
-def _lane_key(stored: result_pb2.LaneCheckpoint) -> tuple[int, bytes]:
-    return stored.epoch.counter, stored.epoch.random_id
-
-
-def _stored_lanes(
-    checkpoint: result_pb2.Checkpoint,
-) -> Iterator[tuple[frame_pb2.Lane.ValueType, EpochKey, result_pb2.LaneCheckpoint]]:
-    devices = {(e.epoch.counter, e.epoch.random_id): e.device for e in checkpoint.answered}
-    for lane in checkpoint.lanes:
-        yield lane.lane, (devices.get(_lane_key(lane), ""), *_lane_key(lane)), lane

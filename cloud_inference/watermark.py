@@ -22,13 +22,19 @@ class _Reader:
 class Watermark:
     """Stream sequences of one camera's messages, read twice.
 
-    The live reader takes every message but puts those of the backlog off; the late reader follows, and takes
-    those alone. Everything up to `start` counts as answered.
+    The live reader takes every message but puts those of the backlog off, and live ones that piled up; the
+    late reader follows, and takes those alone. Of one message, each may take a part. Everything up to `start`
+    counts as answered.
     """
 
     def __init__(self, start: int) -> None:
         self._live, self._late = _Reader(start, start), _Reader(start, start)
         self._put_off_to = start
+
+    @property
+    def put_off_to(self) -> int:
+        """The newest message that was put off."""
+        return self._put_off_to
 
     @property
     def late_from(self) -> int:

@@ -8,7 +8,11 @@ from typing import Final
 from cloud_inference import metrics
 from eyeline.v1 import frame_pb2
 
-LANES: Final[dict[int, str]] = {frame_pb2.LANE_LIVE: "live", frame_pb2.LANE_BACKLOG: "backlog"}
+LANES: Final[dict[int, str]] = {
+    frame_pb2.LANE_LIVE: "live",
+    frame_pb2.LANE_BACKLOG: "backlog",
+    frame_pb2.LANE_OVERTAKEN: "backlog",
+}
 # Weight of the newest message in the share of each lane.
 _NEWEST: Final = 0.05
 

@@ -43,7 +43,7 @@ def result_form(result: result_pb2.Result) -> dict[str, Any]:
     }
     if result.reason:
         form["reason"] = result.reason
-    if result.lane == frame_pb2.LANE_BACKLOG:
+    if result.late or result.lane == frame_pb2.LANE_BACKLOG:
         form["late"] = True
     if not result.final:
         form["provisional"] = True

@@ -216,7 +216,8 @@ class Result:
 
     @property
     def late(self) -> bool:
-        """Whether its frames waited on the device for the link, or it came after the camera's deadline.
+        """Whether its frames waited for the link on the device or for the cloud in the hub, or it came after
+        the camera's deadline.
 
         The live picture goes on beside what was kept in an outage, so such an answer may come after one for
         later frames.

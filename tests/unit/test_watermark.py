@@ -36,6 +36,22 @@ def test_what_was_put_off_holds_it_back_until_it_is_answered() -> None:
     assert (mark.answered_to, mark.overtaken) == (4, False)
 
 
+def test_a_message_in_two_parts_is_answered_when_both_are() -> None:
+    for first_late in (True, False):
+        mark = Watermark(0)
+        mark.put_off(1)
+        mark.put_off(2)
+        mark.took(2, late=False)
+        mark.took(1, late=True)
+        mark.took(2, late=True)
+        mark.answered(1, late=True)
+        assert mark.answered_to < 2
+        mark.answered(2, late=first_late)
+        assert mark.answered_to < 2
+        mark.answered(2, late=not first_late)
+        assert (mark.answered_to, mark.overtaken) == (2, False)
+
+
 def test_it_never_passes_an_unanswered_message() -> None:
     for seed in range(200):
         chance = random.Random(seed)

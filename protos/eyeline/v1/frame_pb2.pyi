@@ -155,6 +155,10 @@ class _LaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lane.ValueType],
     LANE_LIVE: _Lane.ValueType  # 1
     LANE_BACKLOG: _Lane.ValueType  # 2
     """Kept during an outage and delivered afterwards."""
+    LANE_OVERTAKEN: _Lane.ValueType  # 3
+    """Of results only: it travelled live and then waited in the hub for so long, in an outage of the cloud's own, that
+    a newer picture went first. Late as the backlog is, but apart from it, so that each keeps its order.
+    """
 
 class Lane(_Lane, metaclass=_LaneEnumTypeWrapper): ...
 
@@ -162,6 +166,10 @@ LANE_UNSPECIFIED: Lane.ValueType  # 0
 LANE_LIVE: Lane.ValueType  # 1
 LANE_BACKLOG: Lane.ValueType  # 2
 """Kept during an outage and delivered afterwards."""
+LANE_OVERTAKEN: Lane.ValueType  # 3
+"""Of results only: it travelled live and then waited in the hub for so long, in an outage of the cloud's own, that
+a newer picture went first. Late as the backlog is, but apart from it, so that each keeps its order.
+"""
 Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
 @_typing.final

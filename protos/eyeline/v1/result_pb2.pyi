@@ -189,7 +189,7 @@ class Result(_message.Message):
     resume_token: _builtins.str
     """Opaque; resumes a subscription after this result. Set by the API, not stored."""
     late: _builtins.bool
-    """Of the backlog, or answered after the deadline that the camera's owner set."""
+    """Of the backlog, overtaken, or answered after the deadline that the camera's owner set."""
     @_builtins.property
     def key(self) -> Global___FrameKey:
         """Of the first frame covered."""
