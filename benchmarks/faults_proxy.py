@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -44,6 +45,9 @@ class Proxy:
         self.bytes = 0
         # Pieces that went on, of at most 1,400 bytes: what a network would put headers on.
         self.segments = 0
+        # Told what goes on: connection, data, and whether it goes from the client to the server.
+        self.tap: Callable[[int, bytes, bool], None] = lambda _connection, _data, _up: None
+        self._connections = 0
         self._target = host, port
         self._random = random.Random(seed)
         self._up = asyncio.Event()
@@ -87,10 +91,15 @@ class Proxy:
         self._writers.add(writer)
         far: asyncio.StreamWriter | None = None
         try:
-            await self._up.wait()
+            said = await self._until_up(reader)
+            if said is None:
+                return
             far_reader, far = await asyncio.open_connection(*self._target, limit=_CHUNK_BYTES)
             self._writers.add(far)
-            await self._both_ways((reader, far), (far_reader, writer))
+            self._connections += 1
+            if said:
+                await self._pass(said, far, self._connections, up=True)
+            await self._both_ways(self._connections, (reader, far), (far_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass  # an end that goes takes the other with it
         finally:
@@ -100,8 +109,33 @@ class Proxy:
                     self._writers.discard(one)
             self._tasks.discard(task)
 
-    async def _both_ways(self, *ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-        tasks = [asyncio.create_task(self._one_way(*way)) for way in ways]
+    async def _until_up(self, reader: asyncio.StreamReader) -> bytes | None:
+        """What a client says while the link is cut; None when it gives up: over a network it never came."""
+        said = b""
+        while not self._up.is_set():
+            up, more = (
+                asyncio.ensure_future(self._up.wait()),
+                asyncio.ensure_future(reader.read(_CHUNK_BYTES)),
+            )
+            await asyncio.wait({up, more}, return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
+            if not more.done():
+                more.cancel()
+                await asyncio.gather(more, return_exceptions=True)
+            elif not more.result():
+                return None
+            else:
+                said += more.result()
+        return said
+
+    async def _both_ways(
+        self, connection: int, *ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+    ) -> None:
+        """ways: from the client to the server, and back."""
+        tasks = [
+            asyncio.create_task(self._one_way(*way, connection, up))
+            for way, up in zip(ways, (True, False), strict=True)
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -109,15 +143,20 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one_way(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MOST_CHUNKS)
-        delivering = asyncio.create_task(self._deliver(under_way, writer))
+    async def _one_way(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: int, up: bool
+    ) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes] | None] = asyncio.Queue(_MOST_CHUNKS)
+        delivering = asyncio.create_task(self._deliver(under_way, writer, connection, up))
         loop, free_at = asyncio.get_running_loop(), 0.0
         try:
             while not delivering.done():
                 weather = self.weather
                 data = await reader.read(_CHUNK_BYTES if weather.is_fair else _SEGMENT_BYTES)
                 if not data:
+                    # What was sent before the end still arrives.
+                    await under_way.put(None)
+                    await delivering
                     break
                 free_at = max(free_at, loop.time())
                 if weather.bytes_per_s:
@@ -133,14 +172,22 @@ class Proxy:
                 await delivering
 
     async def _deliver(
-        self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self,
+        under_way: asyncio.Queue[tuple[float, bytes] | None],
+        writer: asyncio.StreamWriter,
+        connection: int,
+        up: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            due, data = await under_way.get()
+        while (piece := await under_way.get()) is not None:
+            due, data = piece
             await asyncio.sleep(max(0.0, due - loop.time()))
             await self._up.wait()
-            writer.write(data)
-            self.bytes += len(data)
-            self.segments += -(-len(data) // 1400)
-            await writer.drain()
+            await self._pass(data, writer, connection, up=up)
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter, connection: int, *, up: bool) -> None:
+        writer.write(data)
+        self.bytes += len(data)
+        self.segments += -(-len(data) // 1400)
+        self.tap(connection, data, up)
+        await writer.drain()

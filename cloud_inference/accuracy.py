@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyeline.values import Detections, FloatArray
 from eyeline_models.catalogue import ModelCard
 
 IOU: Final = 0.5
+# The standard normal distribution's quantile for a one-sided confidence of 90 %.
+_Z: Final = 1.2816
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +87,24 @@ def f1_of(true_positive: float, false_positive: float, missed: float) -> float:
     """Of counts added up; 1 when there was nothing to find and nothing was found."""
     total = 2 * true_positive + false_positive + missed
     return 1.0 if total == 0 else float(2 * true_positive / total)
+
+
+def f1_at_least(counts: NDArray[np.float64], block: int) -> float:
+    """F1 of the scene that these frames are a draw of: its lower bound, with 90 % confidence.
+
+    counts: hits, false alarms and misses of frames in order, [N, 3]; block: so many frames in a row count as
+    one draw, since neighbours err alike. Delete-a-block jackknife (Efron and Tibshirani, "An Introduction to
+    the Bootstrap", 1993, chapter 11) and Student's t, as a sample has few blocks.
+    """
+    blocks = np.array([it.sum(0) for it in np.array_split(counts, max(2, round(len(counts) / block)))])
+    number, total = len(blocks), blocks.sum(0)
+    without = np.array([f1_of(*row) for row in total - blocks])
+    error = np.sqrt((number - 1) / number * ((without - without.mean()) ** 2).sum())
+    return max(0.0, f1_of(*total) - _student(number - 1) * float(error))
+
+
+def _student(degrees: int) -> float:
+    """Student's t for the same confidence (Cornish and Fisher's expansion; within 0.04 from 2 degrees on)."""
+    z = _Z
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2

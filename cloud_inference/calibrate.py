@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from cloud_inference import rehearse
-from cloud_inference.accuracy import Bands, compare, f1_of
+from cloud_inference.accuracy import Bands, compare, f1_at_least, f1_of
 from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.errors import BadSample
 from cloud_inference.frontier import Scored, frontier
@@ -41,6 +41,8 @@ _MAX_PIXELS: Final = 100_000_000
 _MAX_RUNGS: Final = 200
 # With fewer objects in the reference, every rung looks perfect.
 _LEAST_OBJECTS: Final = 40
+# Pictures of so many seconds err alike: one draw of what the scene brings.
+_ALIKE_S: Final = 5.0
 # A gap as long as so many pictures ends a stretch.
 _GAP: Final = 2.5
 
@@ -201,7 +203,7 @@ class Scorer:
         indices = opened.picked(rung.max_fps)
         size = rehearse.coded_bytes(rung, opened.pictures, indices)
         company = max(1, int(batch_s * rung.max_fps))
-        totals = np.zeros(3)
+        counts: list[tuple[int, int, int]] = []
         for first, end in opened.stretches:
             told = rehearse.answers(
                 end - first,
@@ -212,9 +214,14 @@ class Scorer:
             )
             for reference, answer in zip(opened.reference[first:end], told, strict=True):
                 hits = compare(reference, answer, self._bands)
-                totals += (hits.true_positive, hits.false_positive, hits.missed)
-        seconds = len(opened.pictures) / opened.fps
-        return Scored(rung, on_the_wire(size, len(indices), company) / seconds, f1_of(*totals))
+                counts.append((hits.true_positive, hits.false_positive, hits.missed))
+        seconds, table = len(opened.pictures) / opened.fps, np.array(counts, float)
+        return Scored(
+            rung,
+            on_the_wire(size, len(indices), company) / seconds,
+            f1_of(*table.sum(0)),
+            f1_at_least(table, max(1, round(_ALIKE_S * opened.fps))),
+        )
 
     async def _work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
         """Run in the executor; the result, and the CPU seconds it took there."""

@@ -19,16 +19,18 @@ _ROUNDS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A rung on the sample: bytes on the wire a second, and F1."""
+    """A rung on the sample: bytes on the wire a second, F1, and what it is at least, as far as that tells."""
 
     rung: Rung
     bytes_per_s: float
     f1: float
+    f1_low: float
 
 
 def frontier(scored: Sequence[Scored]) -> list[calibration_pb2.ProfilePoint]:
     """The points that no other beats in both bytes and evened-out F1, cheapest first."""
-    even = even_out(scored)
+    rungs = [one.rung for one in scored]
+    even, low = even_out(rungs, [it.f1 for it in scored]), even_out(rungs, [it.f1_low for it in scored])
     best, kept = -1.0, []
     for index in sorted(range(len(scored)), key=lambda it: (scored[it].bytes_per_s, -even[it])):
         if even[index] > best + 1e-6:
@@ -36,33 +38,37 @@ def frontier(scored: Sequence[Scored]) -> list[calibration_pb2.ProfilePoint]:
             one = scored[index]
             kept.append(
                 calibration_pb2.ProfilePoint(
-                    rung=ladder.to_proto(one.rung), bytes_per_s=one.bytes_per_s, f1=one.f1, f1_even=best
+                    rung=ladder.to_proto(one.rung),
+                    bytes_per_s=one.bytes_per_s,
+                    f1=one.f1,
+                    f1_even=best,
+                    f1_low=min(best, low[index]),
                 )
             )
     return kept
 
 
-def even_out(scored: Sequence[Scored]) -> list[float]:
+def even_out(rungs: Sequence[Rung], f1: Sequence[float]) -> list[float]:
     """F1 as it would be if a finer quantiser and more frames never hurt.
 
     A static object is one draw of coding noise for the whole sample, so that F1 jumps from rung to rung.
     Least squares under order in both directions: isotonic regression along each in turn, corrected (Dykstra
     and Robertson, "An algorithm for isotonic regression for two or more independent variables", 1982).
     """
-    even = [one.f1 for one in scored]
+    even = list(f1)
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for index, one in enumerate(scored):
-        groups[one.rung.codec, one.rung.width_px].append(index)
+    for index, rung in enumerate(rungs):
+        groups[rung.codec, rung.width_px].append(index)
     for members in groups.values():
-        rates = sorted({scored[it].rung.max_fps for it in members})
-        grades = sorted({_grade(scored[it].rung) for it in members})
+        rates = sorted({rungs[it].max_fps for it in members})
+        grades = sorted({_grade(rungs[it]) for it in members})
         grid = np.zeros((len(rates), len(grades)))
         # A place of the grid that no rung takes hardly counts.
         weight = np.full_like(grid, 1e-6)
         where = {}
         for it in members:
-            where[it] = rates.index(scored[it].rung.max_fps), grades.index(_grade(scored[it].rung))
-            grid[where[it]], weight[where[it]] = scored[it].f1, 1.0
+            where[it] = rates.index(rungs[it].max_fps), grades.index(_grade(rungs[it]))
+            grid[where[it]], weight[where[it]] = f1[it], 1.0
         fitted = _monotone(grid, weight)
         for it in members:
             even[it] = float(fitted[where[it]])

@@ -13,13 +13,19 @@ from typing import Final
 
 from eyeline.overhead import HEADERS_SHARE, MESSAGE_BYTES, UNIT_BYTES
 
-_WINDOW_S: Final = 10.0
+WINDOW_S: Final = 10.0
 # From this share of the window's bytes on, frames are thinned out.
 _EASE_FROM: Final = 0.8
 # A keyframe costs about so many units, as long as no unit was seen.
 _KEYFRAME_UNITS: Final = 8
 # Status, clock, claims and the question what the cloud wants: what a device says beside frames, a second.
 DEVICE_BYTES_S: Final = 550.0
+# Connecting, with TLS or without, costs as much as so many seconds of that.
+START_S: Final = 13.0
+# What measured bytes beside frames leave of a budget, however tiny.
+_LEAST_SHARE: Final = 0.2
+# Of the budget, what is left to live pictures while late ones wait to be sent.
+_LIVE_SHARE: Final = 0.6
 # One step of the quantiser, a third of the bytes; at most so many, and so many up where there is room for it;
 # how long before one down, and one up.
 STEP_CRF: Final = 4
@@ -42,7 +48,8 @@ _LITTLE: Final = 0.3
 class ByteBudget:
     """kbit_s: kilobits a second; batch_s: how long units wait for company; max_fps: of the rung.
 
-    device_bytes_s: what the device says beside frames comes off as well, at most half of all.
+    device_bytes_s: what the device says beside frames comes off as well, at most half of all, or what was
+    measured of it (`beside_bytes`, in ten seconds).
     """
 
     kbit_s: float
@@ -55,6 +62,9 @@ class ByteBudget:
     may_rise: bool = False
     # Bytes a second that something else may send meanwhile: a calibration sample.
     lent_bytes_s: float = 0.0
+    beside_bytes: float = 0.0
+    # Whether late pictures wait behind the live ones.
+    late: bool = False
     _sent: deque[tuple[int, float]] = field(default_factory=deque)
     _used: float = 0.0
     # The camera's own pictures, sent or not.
@@ -69,11 +79,9 @@ class ByteBudget:
     def start(self, crf: int, width_px: int) -> None:
         """Begin so far down that a keyframe of a picture so wide, 4 to 3, leaves room in the window."""
         guess = _KEYFRAME_PX_BYTES * width_px**2 * 0.75 * 2.0 ** ((24 - crf) / 5)
-        over = guess / (self._limit * _KEYFRAME_SHARE)
-        self._least = (
-            self._steps_for(over) if over > 1 else -min(int(-math.log2(over) * 5 / STEP_CRF), _MOST_UP)
-        )
-        self.steps = max(0, self._least)
+        self._least = self._steps_from(guess / (self._limit * _KEYFRAME_SHARE))
+        self.beside_bytes = self.device_bytes_s * (WINDOW_S + START_S)
+        self.steps = max(0, self._steps_from(guess / (self._limit * _KEYFRAME_SHARE)))
 
     def spend(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> None:
         """A unit was sent."""
@@ -102,7 +110,7 @@ class ByteBudget:
     def saw(self, data_bytes: int, now_ns: int) -> None:
         """The camera made a picture of its own of so many bytes, sent or not."""
         self._own.append((now_ns, data_bytes + UNIT_BYTES))
-        while now_ns - self._own[0][0] >= _WINDOW_S * 1e9:
+        while now_ns - self._own[0][0] >= WINDOW_S * 1e9:
             self._own.popleft()
 
     def takes(self, data_bytes: int, now_ns: int, *, keyframe: bool) -> bool:
@@ -116,7 +124,8 @@ class ByteBudget:
         if self._stepped_ns is None or not self._unit:
             return False
         waited_s = (now_ns - self._stepped_ns) / 1e9
-        wanted = self._unit * self.max_fps / (self._limit / _WINDOW_S)
+        # Of what is there in the long run: connecting, and a backlog, pass sooner than a step is taken back.
+        wanted = self._unit * self.max_fps / (self._limit_beside(0.0, share=1.0) / WINDOW_S)
         if wanted > _TOO_MUCH and self.steps < _MOST_STEPS:
             due_s, steps = _FIRST_STEP_S, min(self.steps + self._steps_for(wanted), _MOST_STEPS)
         elif wanted < _LITTLE and self.steps > (self._least if self.may_rise else max(0, self._least)):
@@ -128,18 +137,31 @@ class ByteBudget:
         self.steps, self._stepped_ns, self._unit = steps, now_ns, 0.0
         return True
 
+    def _steps_from(self, over: float) -> int:
+        """Steps for a keyframe that takes so much of what it may."""
+        return self._steps_for(over) if over > 1 else -min(int(-math.log2(over) * 5 / STEP_CRF), _MOST_UP)
+
     @staticmethod
     def _steps_for(over: float) -> int:
         return min(math.ceil(math.log(over) / math.log(_STEP_GAIN)), _MOST_STEPS)
 
     @property
     def _limit(self) -> float:
+        """Bytes of this window."""
+        return self._limit_beside(self.beside_bytes, share=_LIVE_SHARE if self.late else 1.0)
+
+    def _limit_beside(self, measured: float, *, share: float) -> float:
         """Bytes of a window. Messages bunch what was made over `batch_s` more, so less is planned for."""
-        own = self.kbit_s * 125 - min(self.device_bytes_s, self.kbit_s * 125 / 2) - self.lent_bytes_s
-        return (1 - HEADERS_SHARE) * own * _WINDOW_S * _WINDOW_S / (_WINDOW_S + self.batch_s)
+        whole = self.kbit_s * 125 * WINDOW_S
+        beside = max(
+            min(self.device_bytes_s * WINDOW_S, whole / 2),
+            min(measured, (1 - _LEAST_SHARE) * whole),
+        )
+        own = (whole - beside) * share - self.lent_bytes_s * WINDOW_S
+        return (1 - HEADERS_SHARE) * own * WINDOW_S / (WINDOW_S + self.batch_s)
 
     def _in_window(self, now_ns: int) -> float:
-        while self._sent and now_ns - self._sent[0][0] >= _WINDOW_S * 1e9:
+        while self._sent and now_ns - self._sent[0][0] >= WINDOW_S * 1e9:
             self._used -= self._sent.popleft()[1]
         if not self._sent:
             self._used = 0.0

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 from google.protobuf.message import DecodeError
 
+from edge_agent.allowance import wire_bytes
 from edge_agent.calibrated import Calibrated, Pipeline
 from edge_agent.config import AgentSettings
 from edge_agent.link import Link, Refused, Session, TooLarge
@@ -178,6 +179,7 @@ class Calibrations:
                 },
                 timeout_s=_TIMEOUT_S,
             )
+            self._hub.planned_bytes += wire_bytes(len(part.data))
             state.part_sent(self._now())
             spent = len(part.data) + MESSAGE_BYTES
             await asyncio.sleep(max(0.0, spent / pace - (time.monotonic() - began)))

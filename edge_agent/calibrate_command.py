@@ -84,7 +84,12 @@ def profile_of(settings: AgentSettings, camera: str) -> dict[str, Any] | None:
         "rung": steps[home.index].rung.name if home is not None else None,
         "why": home.reason if home is not None else "the settings have changed since",
         "frontier": [
-            {"rung": it.rung.name, "bytes_per_s": round(it.bytes_per_s, 1), "f1": round(it.f1, 4)}
+            {
+                "rung": it.rung.name,
+                "bytes_per_s": round(it.bytes_per_s, 1),
+                "f1": round(it.f1, 4),
+                "f1_low": round(it.f1_low, 4) if it.f1_low is not None else None,
+            }
             for it in steps
         ],
     }
@@ -96,12 +101,13 @@ def table(found: dict[str, Any]) -> Table:
         "rung",
         "KB/s",
         "F1",
+        "at least",
         title=f"{found['camera']}: {found['model']}, {found['made']}",
         caption=found["stale"] or found["why"],
     )
     for point in found["frontier"]:
         mark = "[bold]" if point["rung"] == found["rung"] else ""
-        shown.add_row(
-            f"{mark}{point['rung']}", f"{mark}{point['bytes_per_s'] / 1000:.2f}", f"{mark}{point['f1']:.3f}"
-        )
+        low = f"{point['f1_low']:.3f}" if point["f1_low"] is not None else ""
+        cells = (point["rung"], f"{point['bytes_per_s'] / 1000:.2f}", f"{point['f1']:.3f}", low)
+        shown.add_row(*(f"{mark}{it}" for it in cells))
     return shown

@@ -28,6 +28,8 @@ _log = structlog.get_logger()
 _DRIFT: Final = 100e-6
 _SAMPLES: Final = 32
 _BURST: Final = 6
+# An exchange takes 1.2 KB.
+_FRUGAL_BURST: Final = 2
 _BURST_EVERY_S: Final = 0.2
 _EVERY_S: Final = 8.0
 # A change of the wall clock that is worth a line in the log.
@@ -109,8 +111,12 @@ class HubClock:
         return jump
 
 
-async def follow(clock: HubClock, hub: Link) -> None:
-    """Ask the hub for its time, for ever: often after connecting, then now and then."""
+async def follow(clock: HubClock, hub: Link, *, frugal: bool = False) -> None:
+    """Ask the hub for its time, for ever: often after connecting, then now and then.
+
+    frugal: not so often, where bytes count.
+    """
+    burst = _FRUGAL_BURST if frugal else _BURST
     while True:
         session = await hub.ready()
         asked = 0
@@ -129,7 +135,7 @@ async def follow(clock: HubClock, hub: Link) -> None:
             if abs(jump) > _JUMP_NS:
                 _log.warning("wall_clock_jumped", by_ms=round(jump / 1e6))
             try:
-                async with asyncio.timeout(_BURST_EVERY_S if asked < _BURST else _EVERY_S):
+                async with asyncio.timeout(_BURST_EVERY_S if asked < burst else _EVERY_S):
                     await session.closed.wait()
             except TimeoutError:
                 continue

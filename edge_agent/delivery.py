@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from edge_agent import clock
+from edge_agent.allowance import Allowances
 from edge_agent.batch import CameraIdentity
 from edge_agent.claim import Claims
 from edge_agent.clock import HubClock
@@ -48,6 +49,7 @@ class Delivery:
         self.keeper = Keeper(self.spool)
         self.clock = HubClock()
         self.hub = Link("hub", self._connect)
+        self.allowances = Allowances(settings, self.hub)
         self.claims: Claims | None = None
         self.forwarder: Forwarder | None = None
         # Called, without arguments, when something changed that the status tells.
@@ -86,13 +88,14 @@ class Delivery:
             permission=self.claims,
             state_dir=settings.state_dir,
             pressure=self.pressure,
+            allowances=self.allowances,
             clock_at=lambda of, moment: self.clock.estimate_at(moment) if of == epoch else pb.ClockEstimate(),
             taken=self._taken,
         )
         for work in (
             self.hub.run(),
             self.claims.run(),
-            clock.follow(self.clock, self.hub),
+            clock.follow(self.clock, self.hub, frugal=bool(self.allowances)),
             self.forwarder.run(),
             self.keeper.purge_aged(),
             self._refresh_states(),
@@ -180,6 +183,7 @@ class Delivery:
         """Keep what `link_state` tells up to date; the spool's books belong to this thread."""
         late_s = self.settings.spool.late_after_s
         while True:
+            self.allowances.look()
             lost_at = self.hub.lost_at
             # A chain goes on over a short cut, since the spool bridges it: no keyframe is spent on that.
             connected = lost_at is None or time.monotonic() - lost_at < late_s
@@ -195,6 +199,8 @@ class Delivery:
                     cloud_share=pressure.share,
                     live_wait_s=self._live_wait_s(camera.name) if lost_at is None else 0.0,
                     away=self._is_away(pressure),
+                    beside_bytes=self.allowances.beside_bytes(),
+                    late_waits=lost_at is None and self._late_waits(camera.name),
                 )
             await asyncio.sleep(_STATE_EVERY_S)
 
@@ -213,6 +219,9 @@ class Delivery:
         waiting = self.spool.index(camera).waiting()
         stored = [it.stored_s for it in waiting if it.lane == pb.LANE_LIVE]
         return max(0.0, time.monotonic() - min(stored)) if stored else 0.0
+
+    def _late_waits(self, camera: str) -> bool:
+        return any(it.lane == pb.LANE_BACKLOG for it in self.spool.index(camera).waiting())
 
     @property
     def idle(self) -> bool:

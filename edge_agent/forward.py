@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from edge_agent.allowance import Allowances
 from edge_agent.batch import as_dropped
 from edge_agent.ending import end_tasks
 from edge_agent.epoch import read_json, write_atomically
@@ -55,6 +57,8 @@ _SLOW_S: Final = 0.4
 _MOST_MESSAGES: Final = 64
 _FEWEST_MESSAGES: Final = 4
 _BACKLOG_STEP_S: Final = 0.25
+# Within a byte budget the backlog waits for so much room, rather than go piece by piece.
+_LEAST_ROOM_BYTES: Final = 2_000
 # The backlog lets waiting live messages pass, but not for ever.
 _YIELD_S: Final = 0.2
 # New chains for a link that is too slow are asked for at most so often.
@@ -94,6 +98,7 @@ class Forwarder:
         permission: Permission,
         state_dir: Path,
         pressure: Callable[[str], Pressure],
+        allowances: Allowances,
         clock_at: ClockAt,
         taken: Callable[[str], None] = lambda _camera: None,
     ) -> None:
@@ -102,6 +107,7 @@ class Forwarder:
         self._site, self._device = site, device
         self._permission = permission
         self._pressure = pressure
+        self._allowances = allowances
         self._clock_at = clock_at
         self._taken = taken
         # Whether something of a camera has to reach the hub before its backlog.
@@ -265,7 +271,7 @@ class Forwarder:
             if nothing or self._hub.session is None or not self._permission.may_publish(camera):
                 await self._wait_for_work()
                 continue
-            if self.goes_first(camera):
+            if self.goes_first(camera) or self._allowances.room(camera, late=True) < _LEAST_ROOM_BYTES:
                 await asyncio.sleep(_POLL_S)
                 continue
             pixels = 0
@@ -317,10 +323,13 @@ class Forwarder:
                 _log.error("spool_messages_gone", camera=camera, messages=segment.messages)
                 state.index.discard(segment)
                 return 0
-            if segment.lane == pb.LANE_BACKLOG:
+            late = segment.lane == pb.LANE_BACKLOG
+            if late:
+                parts = _within(parts, self._allowances.room(camera, late=True))
                 self._pin(camera, segment)
             reached = state.reached.get((segment.lane, segment.epoch))
             message = join(segment, parts, reached, self._clock_at)
+            await self._allowances.wait(camera, len(message.payload), late=late)
             started = time.monotonic()
             ack = await self._until_stored(camera, state, message)
             if ack is None:
@@ -362,6 +371,7 @@ class Forwarder:
         )
         self._keeper.sending.add(sequence)
         try:
+            await self._allowances.wait(camera, len(message.payload), late=True)
             if await self._until_stored(camera, state, message) is None:
                 return
         finally:
@@ -450,6 +460,12 @@ class Forwarder:
             write_atomically(self._pins_file, self._pins)
         except OSError as problem:
             _log.warning("pins_not_written", reason=problem.strerror)
+
+
+def _within(parts: list[tuple[int, bytes]], room: float) -> list[tuple[int, bytes]]:
+    """The first of these messages that have room together; one at least."""
+    sizes = itertools.accumulate(len(data) for _, data in parts)
+    return parts[: max(1, sum(size <= room for size in sizes))]
 
 
 def _pin(segment: Segment) -> str:

@@ -21,11 +21,20 @@ _SPARE: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A rung of the frontier. bytes_per_s: while something moves; f1: against the cloud's own answers."""
+    """A rung of the frontier. bytes_per_s: while something moves; f1: against the cloud's own answers.
+
+    f1_low: what that is at least, as far as the sample could tell; None by a cloud of an earlier version.
+    """
 
     rung: Rung
     bytes_per_s: float
     f1: float
+    f1_low: float | None = None
+
+    @property
+    def f1_sure(self) -> float:
+        """What to choose by."""
+        return self.f1 if self.f1_low is None else self.f1_low
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,15 @@ class Home:
 
 def steps_of(profile: calibration_pb2.Profile) -> tuple[Step, ...]:
     """The frontier, cheapest first; raises ValueError for what no encoder could be set to."""
-    return tuple(Step(from_proto(point.rung), point.bytes_per_s, point.f1_even) for point in profile.frontier)
+    return tuple(
+        Step(
+            from_proto(point.rung),
+            point.bytes_per_s,
+            point.f1_even,
+            point.f1_low if point.HasField("f1_low") else None,
+        )
+        for point in profile.frontier
+    )
 
 
 def delay_s(rung: Rung, batch_s: float, propagate: str) -> float:
@@ -77,14 +94,16 @@ def choose(steps: Sequence[Step], wish: Wish, propagate: str) -> Home | None:
     ]
     within = [it for it in prompt if wish.bytes_per_s is None or steps[it].bytes_per_s <= wish.bytes_per_s]
     bounds = _bounds(wish, delay=len(prompt) < len(steps), budget=len(within) < len(prompt))
-    good = [it for it in within if steps[it].f1 >= wish.accuracy]
+    good = [it for it in within if steps[it].f1_sure >= wish.accuracy]
     if good:
         return Home(
             good[0], f"cheapest rung with F1 >= {wish.accuracy:g}{bounds}: {_figures(steps[good[0]])}"
         )
     if within:
-        best = max(within, key=lambda it: (steps[it].f1, -steps[it].bytes_per_s))
-        return Home(best, f"no rung reaches F1 {wish.accuracy:g}{bounds}; the best: {_figures(steps[best])}")
+        best = max(within, key=lambda it: (steps[it].f1_sure, steps[it].f1, -steps[it].bytes_per_s))
+        reaches = "surely reaches" if steps[best].f1 >= wish.accuracy else "reaches"
+        figures = _figures(steps[best])
+        return Home(best, f"no rung {reaches} F1 {wish.accuracy:g}{bounds}; the best: {figures}")
     # Nothing is cheap or prompt enough: the cheapest there is, and frames are thinned out on top.
     least = prompt[0] if prompt else max(range(len(steps)), key=lambda it: steps[it].rung.max_fps)
     return Home(least, f"no rung keeps to what is set{bounds}; the nearest: {_figures(steps[least])}")
@@ -100,7 +119,8 @@ def _bounds(wish: Wish, *, delay: bool, budget: bool) -> str:
 
 
 def _figures(step: Step) -> str:
-    return f"{step.rung.name}, F1 {step.f1:.3f} at {step.bytes_per_s / 1000:.2f} KB/s"
+    least = f" (at least {step.f1_low:.3f})" if step.f1_low is not None else ""
+    return f"{step.rung.name}, F1 {step.f1:.3f}{least} at {step.bytes_per_s / 1000:.2f} KB/s"
 
 
 class Position:

@@ -120,6 +120,8 @@ class Link:
         self.name = name
         self.session: Session | None = None
         self.lost_at: float | None = time.monotonic()
+        # Of what goes over the wire, what has its room in a byte budget: whoever sends it counts it.
+        self.planned_bytes = 0.0
         # One line for the status: why there is no session.
         self.problem = ""
         self._connect = connect

@@ -43,7 +43,8 @@ class LinkState:
     counts up whenever the live lane stops being consecutive (messages moved to the backlog lane, or purged);
     overloaded: delivery takes no further message for now. cloud_share: share of the frame rate that the
     cloud keeps up with, as far as it says. live_wait_s: age of the oldest live message that the hub does not
-    have, while there is a link. away: nobody out there answers frames.
+    have, while there is a link. away: nobody out there answers frames. beside_bytes: of what the link carries
+    in ten seconds beside pictures, this camera's share; late_waits: late messages wait to be sent over it.
     """
 
     connected: bool = True
@@ -54,6 +55,8 @@ class LinkState:
     cloud_share: float = 1.0
     live_wait_s: float = 0.0
     away: bool = False
+    beside_bytes: float = 0.0
+    late_waits: bool = False
 
 
 class Action(Enum):
@@ -364,6 +367,9 @@ class Planner:
         elif link.breaks != self._link.breaks:
             self._start_chain(ChainReason.LANE)
         self._link = link
+        if self._budget is not None:
+            self._budget.late = link.late_waits
+            self._budget.beside_bytes = link.beside_bytes
 
     def _follow_rung(self) -> None:
         """Take up what is wanted, as far as the budget lets it."""

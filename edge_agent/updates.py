@@ -23,6 +23,7 @@ import structlog
 import yaml
 
 from edge_agent import install
+from edge_agent.allowance import wire_bytes
 from edge_agent.config import AgentSettings, Source
 from edge_agent.durable import write_durable
 from edge_agent.fetch import digest_of, fetch
@@ -41,6 +42,9 @@ _EVERY_S: Final = 300.0
 _REQUEST_S: Final = 10.0
 _PREFLIGHT_S: Final = 60.0
 _POLL_S: Final = 0.2
+# With a byte budget: how long after connecting, and how far apart the questions are.
+_LATER_S: Final = 12.0
+_APART_S: Final = 1.0
 _DISK_RESERVE_BYTES: Final = 64 << 20
 
 # The new agent's own view of the configuration, and its version.
@@ -76,6 +80,7 @@ class Updates:
         self._hub, self._settings, self._agent = hub, settings, agent
         self._state = UpdateState.load(settings.state_dir)
         self._key = _public_key(settings)
+        self._frugal = any(settings.encode_of(it.name).budget_kbit_s is not None for it in settings.cameras)
         self._launched = bool(os.environ.get(LAUNCHED))
         self._poked = asyncio.Event()
         # What the status says, by kind.
@@ -110,19 +115,29 @@ class Updates:
         if time.monotonic() - began < self._settings.updates.confirm_s:
             # Reached at once with what was there before: it was not the link.
             self._state.give_up()
+        seen: Session | None = None
         while True:
             session = await self._hub.ready()
+            if self._frugal and session is not seen:
+                # Nine questions: not while connecting takes its bytes as well.
+                seen = session
+                await self._pause(session, _LATER_S)
+                continue
             self._poked.clear()
             try:
                 await self._round(session)
             except (BusError, OSError) as problem:
                 _log.debug("updates_wait", reason=str(problem))
-            waiting = [asyncio.create_task(it.wait()) for it in (self._poked, session.closed)]
-            try:
-                await asyncio.wait(waiting, timeout=_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in waiting:
-                    task.cancel()
+            await self._pause(session, _EVERY_S)
+
+    async def _pause(self, session: Session, seconds: float) -> None:
+        """Wait, unless something is said to be released or the connection ends."""
+        waiting = [asyncio.create_task(it.wait()) for it in (self._poked, session.closed)]
+        try:
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     # A trial
 
@@ -197,6 +212,8 @@ class Updates:
         """The newest good release for this device; bad ones are told of and left."""
         settings, found = self._settings, []
         for key in releases.keys_for(kind, settings.site, settings.device):
+            if self._frugal:
+                await asyncio.sleep(_APART_S)
             try:
                 answer = await session.request(
                     f"$JS.API.DIRECT.GET.KV_{RELEASES}.$KV.{RELEASES}.{key}", timeout_s=_REQUEST_S
@@ -318,7 +335,13 @@ class Updates:
         if free < needed:
             raise BadRelease(f"it needs {needed >> 20} MiB of disk, {free >> 20} are free")
 
+        before = 0
+
         def progress(done: int) -> None:
+            # What is fetched goes as fast as the link does, and takes nothing of the pictures' budget.
+            nonlocal before
+            self._hub.planned_bytes += wire_bytes(done - before) if before else 0.0
+            before = done
             self._tell(kind, manifest, device_pb2.RELEASE_STATE_FETCHING, done_bytes=done)
 
         await fetch(

@@ -60,6 +60,44 @@ def test_a_small_budget_begins_where_a_keyframe_fits() -> None:
     assert budget.steps == 0
 
 
+def test_what_the_link_carries_beside_pictures_comes_off() -> None:
+    sizes = []
+    for beside in (5_000.0, 15_000.0, 90_000.0):
+        planner = Planner(
+            EncodeSettings(budget_kbit_s=20, max_fps=10, batch_ms=0), DetectSettings(enabled=False)
+        )
+        link, total = LinkState(beside_bytes=beside), 0
+        for n in range(100):
+            if planner.decide(MOTION, 10**9 + n * STEP_NS, link).action is Action.SEND:
+                planner.sent(100, 10**9 + n * STEP_NS, keyframe=False)
+                total += 100 + 60 + 750
+        sizes.append(total)
+        # However much it is, a little is left.
+        assert 0.15 * 25_000 < total <= max(25_000 - beside, 5_000)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_late_pictures_get_a_share_of_the_budget() -> None:
+    budget = ByteBudget(20, 0, 3)
+    budget.spend(16_000, 0, keyframe=True)
+    assert budget.fits(0, keyframe=False)
+    budget.late = True
+    assert not budget.fits(0, keyframe=False)
+
+
+def test_while_a_connection_is_made_the_first_keyframe_is_smaller() -> None:
+    budget = ByteBudget(20, 4, 3, device_bytes_s=550)
+    budget.start(32, 416)
+    begun = budget.steps
+    now = 0
+    for _ in range(200):
+        now += 5 * STEP_NS
+        budget.beside_bytes = 5_500
+        budget.spend(1, now, keyframe=False)
+        budget.step(now)
+    assert budget.steps < begun, "only until then"
+
+
 def test_a_budget_that_is_ample_changes_nothing() -> None:
     assert len(play(1000, [200] * 300)) == 300
 

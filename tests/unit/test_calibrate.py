@@ -120,6 +120,7 @@ async def test_finer_and_more_frequent_rungs_are_worth_more() -> None:
     assert profile.scored == len(ladder.ladder(FINE, (24, 44)))
     assert profile.frontier[0].bytes_per_s < profile.frontier[-1].bytes_per_s
     assert profile.frontier[-1].f1 > 0.95
+    assert all(0 < it.f1_low <= it.f1_even for it in profile.frontier)
     assert profile.source_width_px == 320
     assert (profile.pictures, profile.inferences) == (60, 60 + 2 * 60)
     assert profile.model.name == square_card().name

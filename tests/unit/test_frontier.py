@@ -80,7 +80,11 @@ def test_a_rung_that_no_encoder_can_be_set_to_is_refused(wrong: dict[str, object
 
 
 def scored(table: dict[tuple[float, int], tuple[float, float]]) -> list[Scored]:
-    return [Scored(rung(fps, crf), size, f1) for (fps, crf), (size, f1) in table.items()]
+    return [Scored(rung(fps, crf), size, f1, f1 - 0.02) for (fps, crf), (size, f1) in table.items()]
+
+
+def evened(table: dict[tuple[float, int], float]) -> list[float]:
+    return even_out([rung(fps, crf) for fps, crf in table], list(table.values()))
 
 
 def test_the_frontier_is_what_nothing_beats() -> None:
@@ -92,11 +96,12 @@ def test_the_frontier_is_what_nothing_beats() -> None:
         (300, 0.9),
         (700, 0.96),
     ]
+    assert [round(it.f1_low, 3) for it in found] == [0.78, 0.88, 0.94]
 
 
 def test_a_lucky_rung_is_evened_out() -> None:
     """Coarser than its neighbour and better by chance: the two share what they have."""
-    even = even_out(scored({(2.0, 42): (100, 0.97), (2.0, 38): (200, 0.91), (2.0, 34): (300, 0.98)}))
+    even = evened({(2.0, 42): 0.97, (2.0, 38): 0.91, (2.0, 34): 0.98})
     assert even == pytest.approx([0.94, 0.94, 0.98])
     (first, *_) = frontier(scored({(2.0, 42): (100, 0.97), (2.0, 38): (200, 0.91)}))
     assert first.f1 == pytest.approx(0.97)
@@ -107,7 +112,7 @@ def test_a_lucky_rung_is_evened_out() -> None:
 def test_evened_out_f1_never_falls_with_bits_or_frames(values: list[float]) -> None:
     rates, crfs = (1.0, 2.0, 4.0), (38, 34, 30, 26)
     cells = [(fps, crf) for fps in rates for crf in crfs]
-    even = even_out([Scored(rung(*cell), 1.0, value) for cell, value in zip(cells, values, strict=True)])
+    even = evened(dict(zip(cells, values, strict=True)))
     grid = np.array(even).reshape(3, 4)
     assert (np.diff(grid, axis=0) > -1e-3).all()
     assert (np.diff(grid, axis=1) > -1e-3).all()
@@ -122,6 +127,28 @@ def test_the_cheapest_rung_that_is_good_enough() -> None:
     assert home is not None
     assert home.index == 2
     assert home.reason == ("cheapest rung with F1 >= 0.95: h264 416px crf34 2fps, F1 0.955 at 0.80 KB/s")
+
+
+SURE = tuple(
+    dataclasses.replace(it, f1_low=low)
+    for it, low in zip(STEPS, (0.8, 0.89, 0.93, 0.953, 0.985), strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "index", "says", "figures"),
+    [
+        (0.95, 3, "cheapest rung with F1 >= 0.95: h264 416px crf30 2fps", "F1 0.970 (at least 0.953)"),
+        (0.987, 4, "no rung surely reaches F1 0.987; the best", "F1 0.990 (at least 0.985)"),
+        (0.995, 4, "no rung reaches F1 0.995; the best", "F1 0.990 (at least 0.985)"),
+    ],
+)
+def test_a_rung_has_to_be_good_enough_for_sure(target: float, index: int, says: str, figures: str) -> None:
+    home = choose(SURE, Wish(target), "smooth")
+    assert home is not None
+    assert home.index == index
+    assert home.reason.startswith(says)
+    assert figures in home.reason
 
 
 @pytest.mark.parametrize(
@@ -187,6 +214,12 @@ def test_profiles_are_read_with_care() -> None:
     ]
     read = steps_of(calibration_pb2.Profile(frontier=points))
     assert [it.rung for it in read] == [it.rung for it in STEPS]
+    assert {it.f1_low for it in read} == {None}, "made by a cloud of an earlier version"
+    home = choose(read, Wish(0.95), "smooth")
+    assert home is not None
+    assert home.index == 2
+    points[0].f1_low = 0.5
+    assert steps_of(calibration_pb2.Profile(frontier=points))[0].f1_low == 0.5
     points[2].rung.codec = "h266"
     with pytest.raises(ValueError, match="codec"):
         steps_of(calibration_pb2.Profile(frontier=points))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.score import Counts, compare, iou, score
+from cloud_inference.accuracy import f1_at_least
 from eyeline.values import Detections
 
 
@@ -52,3 +53,34 @@ def test_summary() -> None:
     assert mixed.f1_low < mixed.f1 < mixed.f1_high
     with pytest.raises(ValueError, match="no frames"):
         score([])
+
+
+def test_the_bound_of_a_sample_knows_how_unsteady_it_is() -> None:
+    steady = np.tile([9.0, 0.0, 1.0], (100, 1))
+    assert f1_at_least(steady, 20) == pytest.approx(18 / 19)
+    unsteady = steady.copy()
+    unsteady[20:40] = [6, 0, 4]
+    # By hand: the blocks' errors left out in turn, and Student's t with four degrees of freedom.
+    total = unsteady.sum(0)
+    without = [
+        2 * (total[0] - hits) / (2 * (total[0] - hits) + total[2] - missed)
+        for hits, missed in [(180, 20), (120, 80), (180, 20), (180, 20), (180, 20)]
+    ]
+    error = np.sqrt(4 / 5 * np.square(np.array(without) - np.mean(without)).sum())
+    assert f1_at_least(unsteady, 20) == pytest.approx(
+        2 * total[0] / (2 * total[0] + total[2]) - 1.533 * error, abs=1e-3
+    )
+    # Neighbours that err alike are one draw: taken one by one they would seem to say more.
+    assert f1_at_least(unsteady, 1) > f1_at_least(unsteady, 20)
+    assert f1_at_least(np.array([[1.0, 0, 0]]), 20) == 1.0
+
+
+def test_the_bound_holds_about_as_often_as_it_says() -> None:
+    """Scenes of known F1, in stretches that are alike: nine in ten samples promise no more than it."""
+    draw = np.random.default_rng(7)
+    kept = 0
+    for _ in range(300):
+        rates = np.clip(draw.normal(0.9, 0.06, 6), 0, 1).repeat(20)
+        hits = draw.binomial(6, rates)
+        kept += f1_at_least(np.stack([hits, 0 * hits, 6 - hits], 1).astype(float), 20) <= 2 * 0.9 / 1.9
+    assert 0.85 < kept / 300 < 0.96
