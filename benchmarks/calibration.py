@@ -56,6 +56,8 @@ from eyeline_models.runtime import Detector
 
 _HOUR_S = 3600.0
 _PART_BYTES = 48_000
+# How much earlier a sample is tried where too little moves until the clip's end.
+_STEP_BACK_S = 5.0
 
 
 class _Part:
@@ -71,6 +73,10 @@ class _Part:
     def __iter__(self) -> Iterator[av.VideoFrame]:
         for one in self._stretches:
             yield from itertools.islice(self._pictures, one.start, one.stop)
+
+
+class _TooShort(ConfigError):
+    """No sample can be taken from there on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,18 @@ def take(pictures: Pictures, settings: AgentSettings, start: int) -> Taken:
             done[0].ladder.extend(ladder.to_proto(it) for it in rungs)
             done[0].batch_ns = int(settings.encode.batch_ms * 1e6)
             return Taken(done[0], start, index + 1)
-    raise ConfigError(f"{pictures.path} from picture {start} on is too short, or too still, for a sample")
+    raise _TooShort(f"{pictures.path} from picture {start} on is too short, or too still, for a sample")
+
+
+def _take_from(pictures: Pictures, settings: AgentSettings, start: int) -> Taken:
+    """The sample from that picture on, or from as little before it as it needs."""
+    while True:
+        try:
+            return take(pictures, settings, start)
+        except _TooShort:
+            if start == 0:
+                raise
+            start = max(0, start - round(_STEP_BACK_S * pictures.fps))
 
 
 def profile(model: Model, sample: calibration_pb2.CalibrationSample) -> calibration_pb2.Profile:
@@ -132,8 +149,9 @@ def profile(model: Model, sample: calibration_pb2.CalibrationSample) -> calibrat
 def measure(
     pictures: Pictures, model: Model, truth: list[Any], settings: AgentSettings, *, start: int, target: float
 ) -> dict[str, Any]:
-    """One sample and the rung it chose, on all other pictures."""
-    taken = take(pictures, settings, start)
+    """One sample and the rung it chose, on all other pictures; where too little moves, from earlier on."""
+    taken = _take_from(pictures, settings, start)
+    start = taken.first
     began = time.process_time()
     made = profile(model, taken.sample)
     cpu_s = time.process_time() - began
