@@ -35,9 +35,14 @@ _DISK: Final = "48m"
 _OVERLOAD: Final = 4
 _OVERLOADED_S: Final = 36
 _LOOK_S: Final = 0.02
+# No camera is answered for so long, while the hub takes everything.
+_AWAY_S: Final = 40
+# How soon the live picture must be back; the pile takes longer.
+_BACK_WITHIN_S: Final = 5
 # A subscriber of a live picture can work with this.
 _IN_TIME_MS: Final = 4000
 _MOST_MB: Final = 600
+_LIVE: Final = frame_pb2.LANE_LIVE
 
 
 def _cut(seconds: float) -> Callable[[Rig], Awaitable[None]]:
@@ -99,6 +104,29 @@ async def _worker_stopped(rig: Rig) -> None:
     rig.restored()
     await rig.at(16)
     rig.signal(owner, SIGCONT)
+
+
+async def _workers_away(rig: Rig) -> None:
+    await rig.at(8)
+    rig.signal("worker", SIGSTOP)
+    try:
+        await rig.at(8 + _AWAY_S)
+    finally:
+        rig.signal("worker", SIGCONT)
+    rig.restored()
+
+
+def _live_came_first(rig: Rig) -> str:
+    """The picture after the outage must not wait for those of the outage."""
+    assert rig.restored_ns is not None
+    back = [it.received_ns for it in rig.heard if it.captured_ns >= rig.restored_ns and it.lane == _LIVE]
+    pile = [it for it in rig.heard if it.lane == frame_pb2.LANE_OVERTAKEN]
+    rig.notes["overtaken_frames"] = sum(it.last - it.first + 1 for it in pile)
+    rig.notes["overtaken_behind"] = sum(it.last - it.first + 1 for it in pile if it.received_ns > min(back))
+    if not pile:
+        return "nothing was overtaken"
+    after_s = (min(back) - rig.restored_ns) / 1e9
+    return "" if after_s < _BACK_WITHIN_S else f"the live picture came after {after_s:.1f} s"
 
 
 async def _rebalanced(rig: Rig) -> None:
@@ -369,6 +397,13 @@ SCENARIOS: Final = (
         "SIGSTOP of the owner for 8 s, past its lease of 3 s, then SIGCONT; two workers",
         _worker_stopped,
         workers=2,
+    ),
+    Scenario(
+        "workers_away",
+        f"SIGSTOP of the only worker for {_AWAY_S} s while the camera and the hub go on, then SIGCONT",
+        _workers_away,
+        8 + _AWAY_S + 16,
+        check=_live_came_first,
     ),
     Scenario(
         "worker_added_and_stopped",

@@ -44,8 +44,9 @@ _LOOK_S = 1.0
 _RETRY_S = 0.25
 # What was stored less than this ago has not aged out, nor has what came before it.
 _FRESH_NS = 2_000_000_000
-# Beside a backlog, live answers are stored at least this often.
-_LOOK_BACK_S = 10.0
+# Beside a backlog, live answers are stored at least as often as the first of these says; those of a camera
+# that ended may lie further back.
+_LOOK_BACK_S = (10.0, 120.0, 1800.0)
 # A subscription that is quiet for so long gets a fresh token, lest its old one expires.
 _QUIET_S = 30.0
 # A device's clock may run ahead of the hub's by this, so that a frame seems captured after it was stored.
@@ -141,12 +142,17 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                         newest, quiet_since = await _newest(hub), time.monotonic()
                     continue
                 messages, taking, quiet_since = taking.result(), None, time.monotonic()
-                gap = await _aged_out(hub, known, messages[0])
-                if gap is not None:
-                    metrics.GAPS.inc()
-                    await context.write(result_pb2.SubscribeResponse(gap=gap))
-                known = Position(messages[-1].sequence, _ALL, messages[-1].stored_ns)
+                first = 0
                 for message in messages:
+                    if _jumps(known, message):
+                        first = first or (await hub.js.stream_info(subjects.RESULTS)).state.first_seq
+                    gap = _aged_out(known, message, first)
+                    if gap is not None:
+                        metrics.GAPS.inc()
+                        await self._deliver(response, context)
+                        response = result_pb2.SubscribeResponse()
+                        await context.write(result_pb2.SubscribeResponse(gap=gap))
+                    known = Position(message.sequence, _ALL, message.stored_ns)
                     if message.stored_ns < request.from_time_ns:
                         continue  # a start time is only kept to the microsecond
                     response.results.extend(
@@ -158,16 +164,20 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                     )
                     metrics.DELIVERY_SECONDS.observe(max(0, time.time_ns() - message.stored_ns) / 1e9)
                 newest = max(newest, Position(messages[-1].sequence, _ALL, messages[-1].stored_ns))
-                if response.results:
-                    metrics.RESULTS.inc(len(response.results))
-                    await context.write(response)
-                    if self._traces is not None:
-                        for result in response.results:
-                            self._traces.delivered(result, time.time_ns())
+                await self._deliver(response, context)
         finally:
             if taking is not None:
                 taking.cancel()
             await asyncio.shield(feed.close())
+
+    async def _deliver(self, response: result_pb2.SubscribeResponse, context: Any) -> None:
+        if not response.results:
+            return
+        metrics.RESULTS.inc(len(response.results))
+        await context.write(response)
+        if self._traces is not None:
+            for result in response.results:
+                self._traces.delivered(result, time.time_ns())
 
     @staticmethod
     def _start(request: result_pb2.SubscribeRequest, stream: bytes, newest: Position) -> _Start:
@@ -209,9 +219,11 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
             stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
             message = StreamMessage(subject, stored.data or b"", {}, stored.seq or 0, stored_ns, 0)
             found = _open(message, stream, caller, None, final_only=False)
-            if any(is_late(result) for result in found):
-                # Of an outage, or between answers of one: the live ones are newer, and not far away.
-                for earlier in await _just_before(hub, message):
+            for back_s in _LOOK_BACK_S:
+                if any(not is_late(result) for result in found) or _is_newest(message, found):
+                    break
+                # Answers of an outage alone: the live ones are newer, and as a rule not far away.
+                for earlier in await _just_before(hub, message, back_s):
                     found += _open(earlier, stream, caller, None, final_only=False)
             if found:
                 response.results.append(max(found, key=_newness))
@@ -368,17 +380,22 @@ async def _check_reachable(hub: TenantHub, position: Position) -> None:
     )
 
 
-async def _aged_out(
-    hub: TenantHub, known: Position | None, message: StreamMessage
-) -> result_pb2.ResumeGap | None:
+def _jumps(known: Position | None, message: StreamMessage) -> bool:
+    """Whether others were stored between what a subscription has and its next message.
+
+    A reader close behind the writers loses none of them, and is not looked at.
+    """
+    is_fresh = time.time_ns() - message.stored_ns < _FRESH_NS
+    return known is not None and message.sequence > known.sequence + 1 and not is_fresh
+
+
+def _aged_out(known: Position | None, message: StreamMessage, first: int) -> result_pb2.ResumeGap | None:
     """What was removed before a subscription got to it; None when nothing was.
 
-    known: what the subscription has. A reader close behind the writers loses nothing, and is not looked at.
+    known: what the subscription has; first: the oldest message kept, 0 when it does not matter.
     """
-    jumped = known is not None and message.sequence > known.sequence + 1
-    if known is None or not jumped or time.time_ns() - message.stored_ns < _FRESH_NS:
+    if known is None:
         return None
-    first = (await hub.js.stream_info(subjects.RESULTS)).state.first_seq
     missing = min(first, message.sequence) - known.sequence - 1
     if missing <= 0:
         return None
@@ -387,9 +404,20 @@ async def _aged_out(
     )
 
 
-async def _just_before(hub: TenantHub, message: StreamMessage) -> list[StreamMessage]:
+def _is_newest(message: StreamMessage, found: list[result_pb2.Result]) -> bool:
+    """Whether no live result before a stored message is newer than its own, as its checkpoint tells."""
+    if not found:
+        return True
+    lanes = result_pb2.ResultBatch.FromString(message.data).checkpoint.lanes
+    live = next((it for it in lanes if it.lane == frame_pb2.LANE_LIVE), None)
+    if live is None:
+        return bool(lanes)
+    return any(it.key.epoch == live.epoch and it.last_sequence >= live.last_sequence for it in found)
+
+
+async def _just_before(hub: TenantHub, message: StreamMessage, back_s: float) -> list[StreamMessage]:
     """What was stored of the same camera in the seconds before a message."""
-    start = datetime.fromtimestamp(message.stored_ns / 1e9 - _LOOK_BACK_S, UTC)
+    start = datetime.fromtimestamp(message.stored_ns / 1e9 - back_s, UTC)
     feed = Feed(hub.connection, hub.js, subjects.RESULTS, [message.subject], start_time=start)
     found: list[StreamMessage] = []
     try:

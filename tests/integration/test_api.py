@@ -22,12 +22,13 @@ from eyeline import subjects
 from eyeline.v1 import (
     device_pb2,
     device_pb2_grpc,
+    frame_pb2,
     inference_pb2,
     inference_pb2_grpc,
     result_pb2,
     result_pb2_grpc,
 )
-from tests.support.api import BrightModel, bearer, channel, result, running_api, store
+from tests.support.api import EPOCH, BrightModel, bearer, channel, result, running_api, store
 from tests.support.eventually import eventually
 
 SECOND_NS = 1_000_000_000
@@ -249,6 +250,40 @@ async def test_latest(hub: LocalHub) -> None:
         cameras = [result_pb2.CameraRef(site="yard", camera=name) for name in ("gate", "nowhere")]
         some = await stub.GetLatest(result_pb2.GetLatestRequest(cameras=cameras), metadata=bearer())
         assert [one.key.camera for one in some.results] == ["gate"]
+
+
+@pytest.mark.parametrize("lane", [frame_pb2.LANE_BACKLOG, frame_pb2.LANE_OVERTAKEN])
+async def test_a_late_result_is_not_the_latest(
+    hub: LocalHub, lane: frame_pb2.Lane.ValueType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many came since the newest live one, and however far back that lies."""
+    monkeypatch.setattr("cloud_inference.api.results._LOOK_BACK_S", (0.0, 60.0))
+    live = result_pb2.LaneCheckpoint(lane=frame_pb2.LANE_LIVE, epoch=EPOCH, last_sequence=42)
+    before = result_pb2.Checkpoint(lanes=[live])
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js, stub = js_of(serving), result_pb2_grpc.ResultsStub(opened)
+
+        async def latest() -> int:
+            got = await stub.GetLatest(result_pb2.GetLatestRequest(), metadata=bearer())
+            (one,) = got.results
+            return one.last_sequence
+
+        def captured(sequence: int) -> dict[str, Any]:
+            return {"captured_ns": START_NS + sequence * SECOND_NS}
+
+        # With nothing live, the newest of what there is.
+        await store(js, [result(1, lane=lane, **captured(1))])
+        assert await latest() == 1
+        await store(js, [result(n, lane=frame_pb2.LANE_LIVE, **captured(n)) for n in (41, 42)], before)
+        assert await latest() == 42
+        for sequence in range(2, 30):
+            await store(js, [result(sequence, lane=lane, **captured(sequence))], before)
+        assert await latest() == 42
+        # One message with both.
+        both = [result(43, **captured(43)), result(30, lane=lane, **captured(30))]
+        live.last_sequence = 43
+        await store(js, both, result_pb2.Checkpoint(lanes=[live]))
+        assert await latest() == 43
 
 
 async def test_listing_pages_through_a_time_range(hub: LocalHub) -> None:

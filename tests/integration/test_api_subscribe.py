@@ -9,6 +9,7 @@ import time
 
 import grpc
 import psutil
+import pytest
 
 from cloud_inference.api import metrics
 from cloud_inference.config import StreamSettings
@@ -40,6 +41,48 @@ async def test_a_slow_subscriber_costs_no_memory_and_gets_everything(hub: LocalH
         assert process.memory_info().rss - before < 40 << 20
         assert stored * size > 40 << 20
         assert sequences(await slow.take(stored)) == list(range(1, stored + 1))
+
+
+async def test_a_slow_subscriber_is_told_of_what_aged_out_before_it_read(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left out in silence: what it did not get is named, and is gone from the hub."""
+    monkeypatch.setattr("cloud_inference.api.results._FRESH_NS", 0)
+    stored, aged, objects = 1200, 900, 700  # about 30 MiB
+    async with running_api(hub) as serving, channel(serving) as opened:
+        js = js_of(serving)
+        slow = await Subscription(opened, cameras=[result_pb2.CameraRef(site="yard", camera="gate")]).stand()
+        stored_at = {
+            await store(js, [result(number, objects=objects)]): number for number in range(1, stored + 1)
+        }
+        await js.purge_stream(subjects.RESULTS, seq=aged + 1)
+        await store(js, [result(stored + 1)])
+        got: list[result_pb2.Result] = []
+        gaps: list[tuple[int, result_pb2.ResumeGap]] = []
+        async with asyncio.timeout(20):
+            while not got or got[-1].key.sequence <= stored:
+                response = await anext(slow._responses)
+                if response.HasField("gap"):
+                    assert not response.results
+                    gaps.append((len(got), response.gap))
+                got.extend(response.results)
+        ((at, gap),) = gaps
+        before, after = got[at - 1], got[at]
+        assert sequences(got) == [*range(1, before.key.sequence + 1), *range(aged + 1, stored + 2)]
+        assert after.key.sequence == aged + 1
+        assert gap.missing_messages == aged - before.key.sequence > 0
+        times = {
+            number: (await js.get_msg(subjects.RESULTS, at)).time
+            for at, number in stored_at.items()
+            if number > aged
+        }
+        assert gap.oldest_time_ns // 1000 == int(times[aged + 1].timestamp() * 1e6)
+        assert gap.token_time_ns < gap.oldest_time_ns
+        # The rest is there to be read again, from the result before the gap as well as after it.
+        again = await Subscription(opened, resume_token=after.resume_token).stand()
+        assert sequences(await again.take(stored - aged)) == list(range(aged + 2, stored + 2))
+        error = await refused(Subscription(opened, resume_token=before.resume_token).stand())
+        assert error.code() == grpc.StatusCode.OUT_OF_RANGE
 
 
 async def test_a_result_reaches_a_subscriber_within_milliseconds(hub: LocalHub) -> None:

@@ -78,6 +78,7 @@ def result(
     final: bool = True,
     captured_ns: int | None = None,
     objects: int = 1,
+    lane: frame_pb2.Lane.ValueType = frame_pb2.LANE_UNSPECIFIED,
 ) -> result_pb2.Result:
     """A result as a worker makes it."""
     captured = time.time_ns() if captured_ns is None else captured_ns
@@ -96,12 +97,16 @@ def result(
         times=result_pb2.StageTimes(captured_ns=captured, answered_ns=captured + 1_000_000),
         last_captured_ns=captured,
         device="box1",
+        lane=lane,
+        late=lane in {frame_pb2.LANE_BACKLOG, frame_pb2.LANE_OVERTAKEN},
     )
 
 
-async def store(js: Any, results: Sequence[result_pb2.Result]) -> int:
+async def store(
+    js: Any, results: Sequence[result_pb2.Result], checkpoint: result_pb2.Checkpoint | None = None
+) -> int:
     """Store one batch of one camera; the stream sequence."""
     key = results[0].key
-    batch = result_pb2.ResultBatch(schema_major=1, results=results)
+    batch = result_pb2.ResultBatch(schema_major=1, results=results, checkpoint=checkpoint)
     ack = await js.publish(result_subject(key.site, key.camera), batch.SerializeToString())
     return int(ack.seq)
