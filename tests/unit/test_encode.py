@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,36 @@ def test_after_a_pause_a_keyframe_costs_many_times_the_next_picture() -> None:
     continued = encoder.encode(as_it_is(after), keyframe=False)
     restarted = open_encoder(rung(crf=28), after).encode(as_it_is(after), keyframe=True)
     assert len(restarted) > 1.5 * len(continued)
+
+
+@pytest.mark.parametrize(("effort", "every"), [("low", 2), ("high", 4)])
+def test_what_moves_is_shown_better_than_libx264_left_to_itself_would(effort: Any, every: int) -> None:
+    """At about the same bytes for all that follows the keyframe."""
+    shown = street(60)[::every]
+    coded = code(open_encoder(Rung("h264", 416, 34, 90, 2.5, effort), shown[0]), shown)
+    scaler = Scaler((416, 312))
+    wanted = [plane(scaler.scale(one)).astype(float) for one in shown]
+    itself: Any = av.CodecContext.create("libx264", "w")
+    itself.width, itself.height, itself.pix_fmt = 416, 312, "yuv420p"
+    itself.time_base, itself.thread_count = Fraction(1, 25), 1
+    preset = "slower" if effort == "high" else "veryfast"
+    itself.options = {"preset": preset, "tune": "zerolatency", "crf": "34", "psy": "0"}
+    usual = []
+    for index, one in enumerate(shown):
+        scaled = scaler.scale(one)
+        scaled.pts = index
+        usual += [bytes(packet) for packet in itself.encode(scaled)]
+    assert len(usual) == len(coded)
+    sizes = [sum(map(len, units[1:])) for units in (coded, usual)]
+    assert sizes[0] < 1.12 * sizes[1]
+    errors = [moving_error(wanted, decode("h264", units)) for units in (coded, usual)]
+    assert errors[0] < 0.85 * errors[1]
+
+
+def moving_error(wanted: Sequence[NDArray[np.float64]], decoded: Sequence[av.VideoFrame]) -> float:
+    """Mean squared error of the luma around what changed since the picture before."""
+    errors = []
+    for before, now, seen in zip(wanted, wanted[1:], decoded[1:], strict=False):
+        moving = cv2.dilate(np.abs(before - now), np.ones((9, 9))) > 40
+        errors.append(((plane(seen) - now)[moving] ** 2).mean())
+    return float(np.mean(errors))
