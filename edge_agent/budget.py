@@ -35,7 +35,7 @@ _STEP_GAIN: Final = 1.5
 _FIRST_STEP_S: Final = 5.0
 _STEP_EVERY_S: Final = 20.0
 # A busy picture's keyframe at CRF 24, in bytes a pixel; half with every 5 more. It may take half the window.
-_KEYFRAME_PX_BYTES: Final = 0.19
+_KEYFRAME_PX_BYTES: Final = 0.27
 _KEYFRAME_SHARE: Final = 0.5
 # Of the window, what the camera's own stream may take.
 _OWN_SHARE: Final = 0.9
