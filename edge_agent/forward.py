@@ -271,11 +271,13 @@ class Forwarder:
             if nothing or self._hub.session is None or not self._permission.may_publish(camera):
                 await self._wait_for_work()
                 continue
-            if self.goes_first(camera) or self._allowances.room(camera, late=True) < _LEAST_ROOM_BYTES:
+            room = self._allowances.room(camera, late=True)
+            if self.goes_first(camera) or room < _LEAST_ROOM_BYTES:
                 await asyncio.sleep(_POLL_S)
                 continue
             pixels = 0
-            async with self._backlog_turn:
+            # Within a byte budget a camera waits for its own room, and holds up no other.
+            async with self._backlog_turn if room == float("inf") else contextlib.nullcontext():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_YIELD_S):
                         await self._live_clear.wait()

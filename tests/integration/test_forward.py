@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
-from edge_agent.config import AgentSettings, CameraSettings, HubSettings
+from edge_agent.config import AgentSettings, CameraSettings, EncodeSettings, HubSettings
 from edge_agent.delivery import Delivery
 from edge_agent.epoch import next_epoch
 from eyeline import bus
@@ -166,6 +166,30 @@ async def test_live_first_after_an_outage(hub: LocalHub, cloud: Client, tmp_path
     lanes = [envelope.lane for envelope in found if frames_of([envelope])[0] > 15]
     assert lanes[0] == pb.LANE_LIVE, "the live picture comes first"
     check_chains(found)
+
+
+@pytest.mark.long
+async def test_what_waited_in_an_outage_stays_inside_the_byte_budget(
+    hub: LocalHub, cloud: Client, tmp_path: Path
+) -> None:
+    await hub.stop()
+    # Half a megabyte in ten seconds; late messages take half of what is left of it at most.
+    chosen = settings(hub, tmp_path / "edge").model_copy(update={"encode": EncodeSettings(budget_kbit_s=400)})
+    async with delivering(chosen) as (delivery, epoch):
+        camera = Camera("gate", epoch, size=4000)
+        for step in range(80):
+            await delivery.publish(camera.frame(keyframe=step % 20 == 0))
+        await eventually(lambda: all_late(delivery))
+        await hub.start()
+        seen: list[tuple[float, int]] = []
+        while not delivery.idle:
+            seen.append((time.monotonic(), delivery.hub.wire.total))
+            assert seen[-1][0] - seen[0][0] < 60
+            await asyncio.sleep(0.1)
+        assert frames_of(await all_stored(cloud, camera.sequence)) == list(range(1, 81))
+    windows = [max(more for at, more in seen if at <= start + 10) - count for start, count in seen]
+    assert 150_000 < max(windows) <= 1.1 * 500_000
+    assert seen[-1][0] - seen[0][0] > 9, "320 KB do not go at once"
 
 
 def check_chains(found: list[pb.FrameEnvelope]) -> None:

@@ -51,14 +51,14 @@ def allowances(tmp_path: Path, **encode: Any) -> tuple[Allowances, Wire, Clock]:
 async def test_messages_wait_until_the_last_ten_seconds_have_room() -> None:
     clock = Clock()
     one = Allowance(50, lambda: 12_500.0, clock)
-    assert one.room(late=False) == pytest.approx(50_000 - 400)
+    assert one.room(late=False) == pytest.approx(43_750 - 400)
     await one.wait(30_000, late=False)
     waiting = asyncio.create_task(one.wait(25_000, late=False))
     await asyncio.sleep(0.3)
     assert not waiting.done()
     clock.s += 10
     await asyncio.wait_for(waiting, 5)
-    assert one.room(late=False) == pytest.approx(50_000 - wire_bytes(25_000) - 400)
+    assert one.room(late=False) == pytest.approx(43_750 - wire_bytes(25_000) - 400)
 
 
 async def test_what_is_larger_than_all_goes_alone() -> None:
@@ -70,8 +70,22 @@ async def test_what_is_larger_than_all_goes_alone() -> None:
     await asyncio.wait_for(one.wait(80_000, late=True), 5)
 
 
+async def test_late_messages_that_never_fit_go_once_in_ten_seconds() -> None:
+    """Live ones go on all the time: without this, a large late keyframe would wait for ever."""
+    clock = Clock()
+    one = Allowance(20, lambda: 10_000.0, clock)
+    await one.wait(3_000, late=False)
+    waiting = asyncio.create_task(one.wait(9_000, late=True))
+    for _ in range(3):
+        await asyncio.sleep(0.15)
+        assert not waiting.done()
+        clock.s += 4
+        await one.wait(1_000, late=False)
+    await asyncio.wait_for(waiting, 5)
+
+
 async def test_late_messages_leave_half_to_the_live_picture() -> None:
-    one = Allowance(40, lambda: 10_000.0, Clock())
+    one = Allowance(40, lambda: 5_000.0, Clock())
     assert one.room(late=True) == pytest.approx(20_000 - 400)
     await one.wait(10_000, late=False)
     assert one.room(late=True) == pytest.approx(20_000 - 400)
@@ -98,9 +112,11 @@ def test_what_goes_beside_pictures_is_measured(tmp_path: Path) -> None:
     wire.planned_bytes += 14_400
     chosen.look()
     assert chosen.beside_bytes() == pytest.approx((28_800 - 14_400) / 2)
+    wire.session = object()
+    assert chosen.beside_bytes() > (28_800 - 14_400) / 2 + usual, "another connection is noticed at once"
     wire.session = None
     chosen.look()
-    assert chosen.beside_bytes() == pytest.approx((28_800 - 14_400) / 2 + usual)
+    assert chosen.beside_bytes() == pytest.approx((28_800 - 14_400) / 2 + usual + 7 * DEVICE_BYTES_S / 2)
 
 
 async def test_without_a_budget_nothing_waits(tmp_path: Path) -> None:
