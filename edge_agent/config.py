@@ -175,7 +175,7 @@ class DetectSettings(Settings):
 
     enabled: bool = True
     # A name in the catalogue, or the path of a served ONNX file.
-    model: str = "centernet-mobilenetv3"
+    model: str = "centernet-mobilenetv3-288"
     # Looks a second, at most.
     max_fps: float = Field(default=5.0, gt=0, le=60)
     # "auto": where the model has proved to agree with the cloud's on this camera, its answer stands and no

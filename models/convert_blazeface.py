@@ -21,7 +21,7 @@ import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from convert_centernet import Converter, read
+from convert_centernet import Converter, Value, read
 from eyeline_models.forms import Form
 from eyeline_models.graph import IR_VERSION, OPSET
 from eyeline_models.served import Recipe, build
@@ -38,30 +38,31 @@ THRESHOLD = 0.5
 class FaceConverter(Converter):
     """With the nodes that CenterNet does not have."""
 
-    def _addv2(self, node: dict[str, Any]) -> tuple[str, tuple[int, int]]:
-        (one, area), (two, _) = (self.convert(name) for name in node["input"])
-        return self.graph.op("Add", one, two), area
+    def _addv2(self, node: dict[str, Any]) -> Value:
+        one, two = (self.convert(name) for name in node["input"])
+        return Value(self.graph.op("Add", one.name, two.name), one.area)
 
-    def _maxpool(self, node: dict[str, Any]) -> tuple[str, tuple[int, int]]:
-        source, area = self.convert(node["input"][0])
+    def _maxpool(self, node: dict[str, Any]) -> Value:
+        source = self.convert(node["input"][0])
         _, high, wide, _ = (int(value) for value in node["attr"]["ksize"]["list"]["i"])
-        layout = self._pads(node, area, (high, wide))
+        layout = self._pads(node, source.area, (high, wide))
         size = layout.pop("size")
-        return self.graph.op("MaxPool", source, kernel_shape=[high, wide], **layout), size
+        return Value(self.graph.op("MaxPool", source.name, kernel_shape=[high, wide], **layout), size)
 
-    def _pad(self, node: dict[str, Any]) -> tuple[str, tuple[int, int]]:
-        source, (high, wide) = self.convert(node["input"][0])
+    def _pad(self, node: dict[str, Any]) -> Value:
+        source = self.convert(node["input"][0])
         rows, columns, channels = (self._weights[node["input"][1]][axis].tolist() for axis in (1, 2, 3))
         sides = [channels, rows, columns]
         pads = [0, *(side[0] for side in sides), 0, *(side[1] for side in sides)]
-        return self.graph.op("Pad", source, self.graph.ints(pads)), (high + sum(rows), wide + sum(columns))
+        size = source.area[0] + sum(rows), source.area[1] + sum(columns)
+        return Value(self.graph.op("Pad", source.name, self.graph.ints(pads)), size)
 
-    def _reshape(self, node: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+    def _reshape(self, node: dict[str, Any]) -> Value:
         """Rows of anchors, in the order of TensorFlow's layout and for any batch."""
-        source, _ = self.convert(node["input"][0])
+        source = self.convert(node["input"][0])
         _, rows, columns = self._weights[node["input"][1]].tolist()
-        last = self.graph.op("Transpose", source, perm=[0, 2, 3, 1])
-        return self.graph.op("Reshape", last, self.graph.ints([0, rows, columns])), (0, 0)
+        last = self.graph.op("Transpose", source.name, perm=[0, 2, 3, 1])
+        return Value(self.graph.op("Reshape", last, self.graph.ints([0, rows, columns])), (0, 0))
 
 
 def network(path: Path) -> onnx.ModelProto:
@@ -72,7 +73,7 @@ def network(path: Path) -> onnx.ModelProto:
     converter = FaceConverter(model, weights, SIZE)
     graph = converter.graph
     for name in OUTPUTS:
-        graph.op("Identity", converter.convert(name)[0], output=name)
+        graph.op("Identity", converter.convert(name).name, output=name)
     width, height = SIZE
     inputs = [helper.make_tensor_value_info("network_input", TensorProto.FLOAT, ["B", 3, height, width])]
     outputs = [

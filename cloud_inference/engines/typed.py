@@ -54,19 +54,23 @@ def convert(
 
 
 def unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights that are stored as float16 behind a Cast become float32 weights."""
+    """Weights that are stored as float16 behind a Cast, and a factor or none, become float32 weights."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = made.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
+    weights: dict[str, NDArray[np.float32]] = {}
     for node in graph.node:
         source = stored.get(node.input[0]) if node.op_type == "Cast" else None
-        if source is None or _attribute(node, "to") != TensorProto.FLOAT:
+        factor = stored.get(node.input[1]) if node.op_type == "Mul" and node.input[0] in weights else None
+        if source is not None and _attribute(node, "to") == TensorProto.FLOAT:
+            weights[node.output[0]] = numpy_helper.to_array(source).astype(np.float32)
+        elif factor is not None:
+            weights[node.output[0]] = weights[node.input[0]] * numpy_helper.to_array(factor)
+        else:
             nodes.append(node)
-            continue
-        array = numpy_helper.to_array(source).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in graph.node for name in node.input}

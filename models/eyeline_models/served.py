@@ -35,7 +35,7 @@ class Recipe:
     are served, in the order of the card's classes. outputs: names of the network's output(s), in the form's
     order. nms_iou: boxes of a class that overlap a better one by more are left out; None when none do.
     candidates: so many of the best are looked at by suppression. softmax: class scores are the softmax of the
-    logits (DETR with "nothing" as a class) rather than their sigmoid.
+    logits (DETR with "nothing" as a class) rather than their sigmoid. rounds: of suppression, an even number.
     """
 
     form: Form
@@ -52,6 +52,7 @@ class Recipe:
     nms_iou: float | None = 0.65
     candidates: int = 300
     softmax: bool = False
+    rounds: int = ROUNDS
 
 
 def build(network: onnx.ModelProto, recipe: Recipe) -> onnx.ModelProto:
@@ -268,7 +269,7 @@ def _select(graph: Graph, recipe: Recipe, scores: str, boxes: str) -> None:
     classes = graph.op("GatherElements", which, index, axis=1)
     served = graph.op("GreaterOrEqual", top, graph.floats(recipe.floor))
     if recipe.nms_iou:
-        kept = _suppress(graph, found, classes, recipe.nms_iou, candidates)
+        kept = _suppress(graph, found, classes, recipe.nms_iou, candidates, rounds=recipe.rounds)
         served = graph.op("And", served, graph.op("Greater", kept, graph.floats(0.5)))
     rows = graph.op("Concat", found, _column(graph, top), _column(graph, classes), axis=2)
     # Served rows to the front, best first. Where rather than Mul: a box may be infinite.
@@ -288,7 +289,7 @@ def _select(graph: Graph, recipe: Recipe, scores: str, boxes: str) -> None:
     graph.op("Cast", total, output="count", to=TensorProto.INT32)
 
 
-def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int) -> str:
+def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int, *, rounds: int) -> str:
     """1 for what greedy suppression keeps, else 0, float32 [B, K]; boxes come best first.
 
     Greedy suppression is the fixed point of "kept unless a kept better one of my class overlaps me", reached
@@ -318,7 +319,7 @@ def _suppress(graph: Graph, boxes: str, classes: str, iou: float, count: int) ->
     kept = graph.op(
         "Relu", graph.op("Sub", graph.floats(1.0), graph.reduce("ReduceMax", padded, [2], keepdims=1))
     )
-    for _ in range(min(ROUNDS, count + count % 2) - 1):
+    for _ in range(min(rounds, count + count % 2) - 1):
         kept = graph.op("Relu", graph.op("MatMul", step, kept))
     kept = graph.op("Slice", kept, graph.ints([0]), graph.ints([count]), graph.ints([1]))
     return graph.op("Squeeze", kept, graph.ints([2]))

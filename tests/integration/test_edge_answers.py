@@ -26,6 +26,7 @@ from cloud_inference.ownership import Ownership
 from cloud_inference.shares import Bus, Shared
 from cloud_inference.track import Tracks
 from cloud_inference.triton import TritonModel
+from edge_agent.config import DetectSettings
 from eyeline import bus as nats_bus
 from eyeline import subjects
 from eyeline.v1 import result_pb2
@@ -47,8 +48,8 @@ CLOUD, EDGE, PROPAGATED, DEGRADED = (
 
 
 def another_model(folder: Path) -> ModelCard:
-    """The bundled model under another name and digest: to the product, a model of its own that agrees."""
-    original = catalogue.load("centernet-mobilenetv3")
+    """The device's model under another name and digest: to the product, a model of its own that agrees."""
+    original = catalogue.load(DetectSettings().model)
     folder.mkdir()
     graph = onnx.load(str(original.path))
     graph.producer_name = "another"
@@ -147,7 +148,7 @@ async def test_a_trusted_camera_sends_no_pixels_and_one_whose_models_disagree_do
         after = [provenance for sequence, provenance in clear.items() if sequence >= first]
         assert after.count(CLOUD) <= after.count(EDGE) / 2, "pixels only for audits and new conditions"
         answers = [it for it in await results_of(bus, "clear") if it.provenance == EDGE]
-        assert {it.model.name for it in answers} == {"centernet-mobilenetv3"}
+        assert {it.model.name for it in answers} == {DetectSettings().model}
         assert any(it.detections for it in answers)
         assert all(it.track_id for result in answers for it in result.detections)
         hidden = final_provenances(await results_of(bus, "hidden"))

@@ -22,7 +22,7 @@ from eyeline.errors import ConfigError
 from eyeline_models import catalogue
 from eyeline_models.forms import Form
 from tests.support import s3, tensorrt_rtx
-from tests.support.detectors import FORMS, imported
+from tests.support.detectors import BUNDLED, FORMS, imported
 from tests.support.s3 import S3
 
 CLIP = Path(__file__).parents[2] / "benchmarks" / "clips" / "street.mp4"
@@ -66,7 +66,7 @@ def test_every_form_is_parsed_and_built(
 
 @pytest.mark.long
 @pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("name", ["centernet-mobilenetv3", "blazeface-back"])
+@pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_models_are_built_in_every_precision(name: str, precision: Precision, rtx: Runtime) -> None:
     card = catalogue.load(name)
     pictures = build.accuracy.pictures([CLIP], 4)

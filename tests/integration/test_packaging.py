@@ -48,6 +48,8 @@ def test_the_wheel_holds_everything_and_nothing_else(wheel: Path) -> None:
         "eyeline/v1/result_pb2.pyi",
         "eyeline_models/centernet_mobilenetv3/model.onnx",
         "eyeline_models/centernet_mobilenetv3/card.yaml",
+        "eyeline_models/centernet_mobilenetv3_288/model.onnx",
+        "eyeline_models/centernet_mobilenetv3_288/card.yaml",
         "eyeline_models/blazeface_back/model.onnx",
         "eyeline_models/blazeface_back/card.yaml",
         "cloud_inference/triton_backend/model.py",

@@ -12,7 +12,7 @@ from eyeline_models.importing import Wish, bring
 from tests.support import models_networks as networks
 
 FORMS: Final = [form for form in Form if form is not Form.BLAZEFACE]
-BUNDLED: Final = ("centernet-mobilenetv3", "blazeface-back")
+BUNDLED: Final = ("centernet-mobilenetv3", "centernet-mobilenetv3-288", "blazeface-back")
 
 
 def imported(form: Form, folder: Path) -> ModelCard:

@@ -72,7 +72,7 @@ def test_bundled_model_finds_people_in_the_street() -> None:
     assert found.class_names.count("person") >= 2
     assert (found.boxes[:, 2:] <= np.array(street_frame().size) + 1e-3).all()
     reference = model.model_ref
-    assert (reference.name, len(reference.sha256)) == ("centernet-mobilenetv3", 64)
+    assert (reference.name, len(reference.sha256)) == ("centernet-mobilenetv3-288", 64)
     # The same frame gives the same answer, and leaves the frame alone.
     assert model.detect(street_frame()) == found
 
@@ -84,7 +84,7 @@ def test_failure_is_one_line_of_ours() -> None:
 
     model = EdgeModel(Broken(catalogue.load(DetectSettings().model)))
     with pytest.raises(
-        DetectFailed, match=r"^model centernet-mobilenetv3 failed: CUDA failure 2: out of memory$"
+        DetectFailed, match=r"^model centernet-mobilenetv3-288 failed: CUDA failure 2: out of memory$"
     ):
         model.detect(street_frame())
 

@@ -15,6 +15,7 @@ from eyeline_models.releases import RELEASES
 from tests.support.cards import square_card
 
 BUNDLED = "centernet-mobilenetv3"
+FOR_DEVICES = "centernet-mobilenetv3-288"
 
 
 @pytest.fixture
@@ -42,15 +43,16 @@ def refused(name: str | Path, kind: type[ModelError], *parts: str, search: tuple
         assert part in message
 
 
-def test_bundled_model() -> None:
-    card = catalogue.load(BUNDLED)
+@pytest.mark.parametrize("name", [BUNDLED, FOR_DEVICES])
+def test_bundled_model(name: str) -> None:
+    card = catalogue.load(name)
     assert card.path.is_file()
     assert card.path.stat().st_size < 4_500_000
     assert card.classes[0] == "person"
     assert card.thresholds.dtype == np.float32
     assert card.thresholds.shape == (len(card.classes),)
     assert card.licence == "MIT"
-    assert catalogue.load(card.path).name == catalogue.load(card.path.parent).name == BUNDLED
+    assert catalogue.load(card.path).name == catalogue.load(card.path.parent).name == name
 
 
 def test_a_users_model_by_search_variable_home_and_path(
@@ -68,7 +70,7 @@ def test_a_users_model_by_search_variable_home_and_path(
 def test_of_two_with_one_name_the_first_place_counts(folder: Path) -> None:
     change(folder, name=BUNDLED, version="7")
     assert catalogue.load(BUNDLED, (folder.parent,)).version == "7"
-    assert catalogue.load(BUNDLED).version == "1"
+    assert catalogue.load(BUNDLED).version == "2"
 
 
 def test_a_broken_neighbour_hides_nothing(folder: Path) -> None:

@@ -173,8 +173,9 @@ def test_no_boxes_at_all() -> None:
     assert not boxes.any()
 
 
-def test_bundled_model_keeps_the_contract() -> None:
-    card = catalogue.load("centernet-mobilenetv3")
+@pytest.mark.parametrize("name", ["centernet-mobilenetv3", "centernet-mobilenetv3-288"])
+def test_bundled_model_keeps_the_contract(name: str) -> None:
+    card = catalogue.load(name)
     model = onnx.load(card.path)
     forbidden = {"NonMaxSuppression", "NonZero", "Loop", "If", "Scan", "Unique", "Compress"}
     assert not forbidden & {node.op_type for node in model.graph.node}
