@@ -187,9 +187,15 @@ class WebSettings(Settings):
     # Without these, the API's own.
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    # TLS ends at a proxy in front, and nobody else can reach this port: browsers talk HTTPS with the proxy,
+    # which talks plain HTTP with us and keeps the header Host.
+    behind_tls_proxy: bool = False
     # Where the API listens [default: api.host and api.port], and the authority of its certificate.
     api: str | None = None
     api_ca: Path | None = None
+    # What the page shows an API that asks for certificates. What visitors see, their tokens say all the same.
+    api_cert: Path | None = None
+    api_key: Path | None = None
     # Of browsers that cannot decode video: pictures a second that are decoded for them, for each camera.
     stills_fps: float = Field(default=2.0, gt=0, le=10)
     max_viewers: int = Field(default=100, ge=1, le=10_000)
@@ -198,6 +204,10 @@ class WebSettings(Settings):
     def _complete(self) -> WebSettings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together")
+        if (self.api_cert is None) != (self.api_key is None):
+            raise ValueError("api_cert and api_key belong together")
+        if self.behind_tls_proxy and self.tls_cert is not None:
+            raise ValueError("behind_tls_proxy is for plain HTTP: leave it out, or tls_cert and tls_key")
         return self
 
 

@@ -25,6 +25,7 @@ from cloud_inference.web.state import Sessions
 from cloud_inference.web.stills import Stills
 from cloud_inference.web.viewer import Viewer
 from eyeline import Client
+from eyeline.client import ClientCertificate, Tls
 from eyeline.errors import ConfigError, EyelineError
 from eyeline.health import HealthServer
 
@@ -87,19 +88,19 @@ async def serve(settings: CloudSettings, hubs: dict[str, Hub] | None = None) -> 
     tenants = [tenant.name for tenant in settings.hub.tenants]
     auth = Authenticator(settings.api, tenants)
     context = _tls(settings.web, settings.api)
-    _check(settings, auth, tls=context is not None)
+    # What browsers see, whoever does it.
+    secure = context is not None or settings.web.behind_tls_proxy
+    _check(settings, auth, secure=secure)
     pool = ThreadPoolExecutor(1, "stills")
     lives = Lives(hubs, lambda: Stills(pool, settings.web.stills_fps))
     address, trust = _api(settings)
     sessions = Sessions(lambda token: Client(address, token or None, tls=trust))
-    door = Door(auth, tenants, tls=context is not None)
+    door = Door(auth, tenants, tls=secure)
     history = History(
         door, sessions, lives, triton=settings.triton.urls[0], shared_triton=len(settings.hub.tenants) > 1
     )
     page = _Page(door, sessions, lives, most=settings.web.max_viewers)
-    application = web.Application(
-        middlewares=[_guarded(tls=context is not None)], client_max_size=_MOST_BODY_BYTES
-    )
+    application = web.Application(middlewares=[_guarded(tls=secure)], client_max_size=_MOST_BODY_BYTES)
     application.add_routes([*page.routes(), *history.routes()])
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_GRACE_S)
     await runner.setup()
@@ -126,23 +127,27 @@ async def serve(settings: CloudSettings, hubs: dict[str, Hub] | None = None) -> 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _check(settings: CloudSettings, auth: Authenticator, *, tls: bool) -> None:
-    local = is_loopback(settings.web.host)
+def _check(settings: CloudSettings, auth: Authenticator, *, secure: bool) -> None:
+    page, local = settings.web, is_loopback(settings.web.host)
     if not auth.open and not auth.takes_tokens:
         raise ConfigError("the web page needs tokens: set api.token_keys; browsers show no certificate to us")
-    if auth.open and (not local or len(settings.hub.tenants) > 1):
+    if auth.open and (not local or page.behind_tls_proxy or len(settings.hub.tenants) > 1):
+        where = "a page behind a proxy" if page.behind_tls_proxy else f"web.host {page.host}"
         raise ConfigError(
-            f"web.host {settings.web.host} would show everything to everybody: set api.token_keys, "
+            f"{where} would show everything to everybody: set api.token_keys, "
             "or listen on 127.0.0.1 for one tenant"
         )
-    if not tls and not local:
+    if not secure and not local:
         raise ConfigError(
-            f"web.host {settings.web.host} would be reached in clear text: set web.tls_cert and web.tls_key"
+            f"web.host {page.host} would be reached in clear text: set web.tls_cert and web.tls_key, "
+            "or web.behind_tls_proxy where a proxy in front ends TLS"
         )
 
 
 def _tls(page: WebSettings, api: ApiSettings) -> ssl.SSLContext | None:
-    """As configured; raises `ConfigError` for files that cannot be used."""
+    """As configured; None for plain HTTP. Raises `ConfigError` for files that cannot be used."""
+    if page.behind_tls_proxy:
+        return None
     certificate, key = page.tls_cert or api.tls_cert, page.tls_key or api.tls_key
     if certificate is None or key is None:
         return None
@@ -155,13 +160,19 @@ def _tls(page: WebSettings, api: ApiSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _api(settings: CloudSettings) -> tuple[str, Any]:
-    """Address of the API, and what to trust there."""
-    api = settings.api
-    address = settings.web.api or f"{api.host}:{api.port}"
-    if settings.web.api is None and not api.port:
+def _api(settings: CloudSettings) -> tuple[str, Tls]:
+    """Address of the API, and what to trust and show there; raises `ConfigError`."""
+    api, page = settings.api, settings.web
+    address = page.api or f"{api.host}:{api.port}"
+    if page.api is None and not api.port:
         raise ConfigError("web.api must be HOST:PORT of the API: api.port is 0")
-    return address, settings.web.api_ca or (api.tls_cert is not None)
+    trust: Tls = page.api_ca or (api.tls_cert is not None)
+    if page.api_cert is not None and page.api_key is not None:
+        trust = ClientCertificate(page.api_cert, page.api_key, page.api_ca)
+    elif api.client_ca is not None:
+        raise ConfigError("this API asks for certificates (api.client_ca): set web.api_cert and web.api_key")
+    Client(address, tls=trust)  # so that files which cannot be read are noticed now
+    return address, trust
 
 
 async def _listen(runner: web.AppRunner, settings: WebSettings, context: ssl.SSLContext | None) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections import defaultdict
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 
@@ -26,7 +28,14 @@ from tests.support.pods import Cluster
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
-RESTARTED = ("eyeline-worker", "eyeline-api", "eyeline-triton", "eyeline-edge-agent", "eyeline-nats")
+RESTARTED = (
+    "eyeline-worker",
+    "eyeline-api",
+    "eyeline-web",
+    "eyeline-triton",
+    "eyeline-edge-agent",
+    "eyeline-nats",
+)
 
 
 class Answers:
@@ -53,10 +62,44 @@ class Answers:
         assert not lost
 
 
+async def logged_in(address: str, token: str) -> str:
+    """Log in at the page as a browser does that came through the gateway; its cookie."""
+    origin = {"Host": "web.eyeline.example", "Origin": "https://web.eyeline.example"}
+    async with (
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        session.post(f"http://{address}:8080/login", json={"token": token}, headers=origin) as answer,
+    ):
+        assert answer.status == 204, await answer.text()
+        cookie, _, attributes = answer.headers["Set-Cookie"].partition("; ")
+        assert cookie.startswith("__Host-eyeline=")
+        assert "Secure" in attributes
+        return cookie
+
+
+async def page_shows(address: str, cookie: str) -> None:
+    """Who is logged in, and the camera, live."""
+    seen = {"Host": "web.eyeline.example", "Origin": "https://web.eyeline.example", "Cookie": cookie}
+    async with (
+        asyncio.timeout(30),
+        aiohttp.ClientSession(f"http://{address}:8080", cookie_jar=aiohttp.DummyCookieJar()) as session,
+    ):
+        async with session.get("/api/me") as answer:
+            assert answer.status == 401
+        async with session.get("/api/me", headers=seen) as answer:
+            assert (await answer.json())["tenant"] == "default"
+        async with session.ws_connect("/live", headers=seen) as socket:
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT and '"camera":"dev/pattern"' in message.data:
+                    return
+        raise AssertionError("the connection ended")
+
+
 def test_the_manifests_run_and_restarts_lose_nothing(tmp_path: Path) -> None:
     with dev_cluster.running(tmp_path) as (started, token):
         for pod in started.pods:
             assert pod.probed == {"startupProbe", "readinessProbe", "livenessProbe"}
+        page = started.addresses["eyeline-web"]
+        cookie = asyncio.run(logged_in(page, token))
         with BlockingClient(f"{started.addresses['eyeline-api']}:50051", token) as client:
             answers = Answers()
             with client.subscribe(["dev/pattern"], since_ns=1, final_only=True) as results:
@@ -67,12 +110,17 @@ def test_the_manifests_run_and_restarts_lose_nothing(tmp_path: Path) -> None:
 
                 take(30)
                 assert any(it.provenance is Provenance.CLOUD for it in answers.all)
+                asyncio.run(page_shows(page, cookie))
                 for workload in RESTARTED:
                     started.restart(workload)
                     take(30)
                 # What was on its way in the last restart: until an answer is newer than it.
-                take(30)
+                restarted_ns = time.time_ns()
+                while answers.all[-1].captured_ns < restarted_ns:
+                    take(1)
             answers.check_complete()
+            # Everything has been restarted; whoever was logged in still is.
+            asyncio.run(page_shows(page, cookie))
             # One epoch for each start of the agent.
             assert len(answers.results) == 2
 

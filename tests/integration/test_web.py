@@ -270,6 +270,13 @@ async def test_a_slow_browser_loses_pictures_and_holds_nobody_up(hub: LocalHub, 
         ({"host": "0.0.0.0"}, {}, "would show everything to everybody"),  # noqa: S104
         ({"host": "0.0.0.0"}, {"tokens": {"t": "acme"}}, "clear text"),  # noqa: S104
         ({}, {"port": 0}, "web.api must be HOST:PORT"),
+        # Whoever reaches the proxy would see it.
+        ({"behind_tls_proxy": True}, {}, "behind a proxy would show everything"),
+        (
+            {"api_ca": "nothing.pem", "api": "127.0.0.1:9"},
+            {"tokens": {"t": "acme"}},
+            "nothing.pem cannot be read",
+        ),
     ],
 )
 async def test_settings_that_would_show_too_much(

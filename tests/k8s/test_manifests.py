@@ -146,18 +146,25 @@ def test_the_cloud_takes_its_configuration(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     resources = overlay(name)
-    for key, value in find(resources, "ConfigMap", "eyeline-cloud-env")["data"].items():
-        monkeypatch.setenv(key, value)
+    for variables in ("eyeline-cloud-env", "eyeline-web-env"):
+        for key, value in find(resources, "ConfigMap", variables)["data"].items():
+            monkeypatch.setenv(key, value)
     file = tmp_path / "cloud.yaml"
     file.write_text(find(resources, "ConfigMap", "eyeline-cloud-config")["data"]["cloud.yaml"])
     settings = cloud_config.load(file)
     worker = pod_spec(find(resources, "Deployment", "eyeline-worker"))["containers"][0]
     api = pod_spec(find(resources, "Deployment", "eyeline-api"))["containers"][0]
+    web = pod_spec(find(resources, "Deployment", "eyeline-web"))["containers"][0]
     assert [it["containerPort"] for it in worker["ports"]] == [settings.http.worker_port]
     assert {it["containerPort"] for it in api["ports"]} == {settings.api.port, settings.http.api_port}
-    mounts = [it["mountPath"] for it in api["volumeMounts"]]
-    for used in (settings.api.token_keys[0], settings.hub.tenants[0].creds_file, settings.hub.ca_file):
-        assert used is None or any(used.is_relative_to(mount) for mount in mounts), used
+    assert {it["containerPort"] for it in web["ports"]} == {settings.web.port, settings.http.web_port}
+    for container in (api, web):
+        mounts = [it["mountPath"] for it in container["volumeMounts"]]
+        for used in (settings.api.token_keys[0], settings.hub.tenants[0].creds_file, settings.hub.ca_file):
+            assert used is None or any(used.is_relative_to(mount) for mount in mounts), used
+    # Browsers come by HTTPS to a gateway, which comes to the page; the page to the API.
+    assert settings.web.behind_tls_proxy
+    assert settings.web.api == f"eyeline-api:{settings.api.port}"
     servers = find(resources, "StatefulSet", "eyeline-nats")["spec"]["replicas"]
     assert settings.hub.streams.replicas == servers
     url = str(settings.hub.url)

@@ -14,13 +14,13 @@ SHOTS = Path(__file__).parents[2] / "build" / "web"
 
 
 @contextlib.asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """The machine's own; a missing one fails and says how to get it."""
+async def chromium(*arguments: str) -> AsyncIterator[Browser]:
+    """The machine's own; a missing one fails and says how to get it. arguments: more for its command line."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert found, "these tests need a browser: apt-get install -y --no-install-recommends chromium"
     async with async_playwright() as playwright:
         # In a container, root has no sandbox; the pages are our own.
-        browser = await playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *arguments])
         try:
             yield browser
         finally:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -20,16 +22,19 @@ from tests.support.eventually import eventually
 
 @contextlib.asynccontextmanager
 async def running_web(
-    hub: LocalHub, *, open_to_all: bool = False, port: int = 0, **api: Any
+    hub: LocalHub, *, open_to_all: bool = False, port: int = 0, web: dict[str, Any] | None = None, **api: Any
 ) -> AsyncIterator[str]:
-    """Hub, API and page, the page's address; tokens as the API's. open_to_all: for `acme`, without tokens."""
+    """Hub, API and page, the page's address; tokens as the API's. open_to_all: for `acme`, without tokens.
+    web: more settings of the page.
+    """
+    page = {"port": port, "stills_fps": 10, **(web or {})}
     if open_to_all:
-        async with open_api(hub) as (chosen, address), _page(chosen, address, port) as url:
+        async with open_api(hub) as (chosen, address), _page(chosen, address, page) as url:
             yield url
         return
     async with running_api(hub, **api) as serving:
         chosen = settings(hub, **api).model_dump(exclude_unset=True)
-        async with _page(chosen, serving.address, port) as url:
+        async with _page(chosen, serving.address, page) as url:
             yield url
 
 
@@ -48,19 +53,23 @@ async def open_api(hub: LocalHub) -> AsyncIterator[tuple[dict[str, Any], str]]:
 
 
 @contextlib.asynccontextmanager
-async def _page(chosen: dict[str, Any], address: str, port: int) -> AsyncIterator[str]:
-    chosen = {**chosen, "web": {"port": port, "api": address, "stills_fps": 10}}
+async def _page(chosen: dict[str, Any], address: str, web: dict[str, Any]) -> AsyncIterator[str]:
+    chosen = {**chosen, "web": {"api": address, **web}}
     async with serve(CloudSettings.model_validate(chosen)) as page:
         yield page.url
 
 
 class Browser:
-    """Requests as a page of that address makes them, with its cookies."""
+    """Requests as a page of that address makes them, with its cookies. ca: whom it trusts."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca: Path | None = None) -> None:
         self.url = url.rstrip("/")
-        # Browsers keep cookies of 127.0.0.1 too.
-        self.session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        trust = ssl.create_default_context(cafile=ca) if ca is not None else True
+        self.session = aiohttp.ClientSession(
+            # Browsers keep cookies of 127.0.0.1 too.
+            cookie_jar=aiohttp.CookieJar(unsafe=True),
+            connector=aiohttp.TCPConnector(ssl=trust),
+        )
         self.messages: list[dict[str, Any]] = []
         self.pictures: list[tuple[dict[str, Any], bytes]] = []
         self.closed: int | None = None
