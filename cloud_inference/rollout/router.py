@@ -89,6 +89,8 @@ class Router:
         self._beside: set[asyncio.Task[None]] = set()
         self._kept_s = time.monotonic()
         self._log = _log.bind(tenant=bus.tenant, worker=worker)
+        # There from the start, whether there is ever a rollout or not.
+        metrics.ROLLOUT_SHARE.labels(bus.tenant)
         # There from the start: an increase from nothing is none to Prometheus.
         for decision in ("promote", "rollback"):
             metrics.ROLLOUT_DECISIONS.labels(bus.tenant, decision)
