@@ -16,8 +16,8 @@ def pixels() -> Iterator[Operating]:
     for max_fps, crfs in (
         (5.0, (30,)),
         (3.4, (26, 30, 34)),
-        (2.5, (28, 32, 36, 40)),
-        (2.0, (34, 38)),
+        (2.5, (28, 32, 34, 36, 38, 40, 42, 44)),
+        (2.0, (34, 38, 42)),
     ):
         for crf in crfs:
             yield Operating(
