@@ -106,27 +106,36 @@ async def _worker_stopped(rig: Rig) -> None:
     rig.signal(owner, SIGCONT)
 
 
-async def _workers_away(rig: Rig) -> None:
-    await rig.at(8)
-    rig.signal("worker", SIGSTOP)
-    try:
-        await rig.at(8 + _AWAY_S)
-    finally:
-        rig.signal("worker", SIGCONT)
-    rig.restored()
+def _away(name: str) -> Callable[[Rig], Awaitable[None]]:
+    async def play(rig: Rig) -> None:
+        await rig.at(8)
+        group = os.getpgid(rig.pid(name))  # Triton has helpers
+        os.killpg(group, SIGSTOP)
+        try:
+            await rig.at(8 + _AWAY_S)
+        finally:
+            os.killpg(group, SIGCONT)
+        rig.restored()
+
+    return play
 
 
-def _live_came_first(rig: Rig) -> str:
+def _back_in_time(rig: Rig) -> str:
     """The picture after the outage must not wait for those of the outage."""
     assert rig.restored_ns is not None
     back = [it.received_ns for it in rig.heard if it.captured_ns >= rig.restored_ns and it.lane == _LIVE]
+    if not back:
+        return "the live picture did not come back"
     pile = [it for it in rig.heard if it.lane == frame_pb2.LANE_OVERTAKEN]
     rig.notes["overtaken_frames"] = sum(it.last - it.first + 1 for it in pile)
     rig.notes["overtaken_behind"] = sum(it.last - it.first + 1 for it in pile if it.received_ns > min(back))
-    if not pile:
-        return "nothing was overtaken"
     after_s = (min(back) - rig.restored_ns) / 1e9
     return "" if after_s < _BACK_WITHIN_S else f"the live picture came after {after_s:.1f} s"
+
+
+def _overtook(rig: Rig) -> str:
+    """While workers are away nobody tells the device to send less: the pile is put off."""
+    return _back_in_time(rig) or ("" if rig.notes["overtaken_frames"] else "nothing was overtaken")
 
 
 async def _rebalanced(rig: Rig) -> None:
@@ -401,9 +410,16 @@ SCENARIOS: Final = (
     Scenario(
         "workers_away",
         f"SIGSTOP of the only worker for {_AWAY_S} s while the camera and the hub go on, then SIGCONT",
-        _workers_away,
+        _away("worker"),
         8 + _AWAY_S + 16,
-        check=_live_came_first,
+        check=_overtook,
+    ),
+    Scenario(
+        "triton_away",
+        f"SIGSTOP of Triton for {_AWAY_S} s while all else goes on, then SIGCONT",
+        _away("triton"),
+        8 + _AWAY_S + 16,
+        check=_back_in_time,
     ),
     Scenario(
         "worker_added_and_stopped",

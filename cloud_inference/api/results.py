@@ -42,6 +42,8 @@ _PAGE_S = 10.0
 # How soon a quiet subscription notices that the hub lost its results.
 _LOOK_S = 1.0
 _RETRY_S = 0.25
+# Stored messages in one response: what clients take by default is 4 MiB.
+_RESPONSE_BYTES = 1 << 20
 # What was stored less than this ago has not aged out, nor has what came before it.
 _FRESH_NS = 2_000_000_000
 # Beside a backlog, live answers are stored at least as often as the first of these says; those of a camera
@@ -142,8 +144,12 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                         newest, quiet_since = await _newest(hub), time.monotonic()
                     continue
                 messages, taking, quiet_since = taking.result(), None, time.monotonic()
-                first = 0
+                first = held_bytes = 0
                 for message in messages:
+                    held_bytes += len(message.data)
+                    if held_bytes > _RESPONSE_BYTES:
+                        await self._deliver(response, context)
+                        response, held_bytes = result_pb2.SubscribeResponse(), len(message.data)
                     if _jumps(known, message):
                         first = first or (await hub.js.stream_info(subjects.RESULTS)).state.first_seq
                     gap = _aged_out(known, message, first)

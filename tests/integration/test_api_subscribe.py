@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import statistics
 import time
+from typing import Any
 
 import grpc
 import psutil
@@ -13,6 +14,7 @@ import pytest
 
 from cloud_inference.api import metrics
 from cloud_inference.config import StreamSettings
+from cloud_inference.feed import Feed, StreamMessage
 from cloud_inference.hub import LocalHub
 from cloud_inference.streams import ensure
 from eyeline import subjects
@@ -43,11 +45,24 @@ async def test_a_slow_subscriber_costs_no_memory_and_gets_everything(hub: LocalH
         assert sequences(await slow.take(stored)) == list(range(1, stored + 1))
 
 
+async def all_that_waits(feed: Feed, most: int = 64) -> list[StreamMessage]:
+    """As `Feed.take`, with what comes before and after a gap at once."""
+    found = await take(feed, most)
+    while found[-1].pending:
+        found += await take(feed, most)
+    return found
+
+
+take = Feed.take
+
+
+@pytest.mark.parametrize("taking", [take, all_that_waits])
 async def test_a_slow_subscriber_is_told_of_what_aged_out_before_it_read(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, taking: Any
 ) -> None:
     """Nothing is left out in silence: what it did not get is named, and is gone from the hub."""
     monkeypatch.setattr("cloud_inference.api.results._FRESH_NS", 0)
+    monkeypatch.setattr(Feed, "take", taking)
     stored, aged, objects = 1200, 900, 700  # about 30 MiB
     async with running_api(hub) as serving, channel(serving) as opened:
         js = js_of(serving)
