@@ -35,6 +35,8 @@ _DISK: Final = "48m"
 _OVERLOAD: Final = 4
 _OVERLOADED_S: Final = 36
 _LOOK_S: Final = 0.02
+# Unused time of a throttled program that it may still use.
+_SAVED_S: Final = 0.5
 # No camera is answered for so long, while the hub takes everything.
 _AWAY_S: Final = 40
 # How soon the live picture must be back; the pile takes longer.
@@ -291,14 +293,19 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 async def _throttle(rig: Rig, share: float) -> None:
-    """Let Triton, helpers included, use that share of a core: it is stopped while it is ahead of that."""
+    """Let Triton, helpers included, use that share of a core: it is stopped while it is ahead of that.
+
+    What it leaves unused is soon forgotten: saved up, it would serve twice as much for a while, then nothing.
+    """
     triton = psutil.Process(rig.pid("triton"))
     group = os.getpgid(triton.pid)
-    began_s, spent_s = time.monotonic(), _cpu_s(triton)
+    then_s, spent_s, left_s = time.monotonic(), _cpu_s(triton), 0.0
     try:
         while True:
-            ahead = _cpu_s(triton) - spent_s > share * (time.monotonic() - began_s)
-            os.killpg(group, SIGSTOP if ahead else SIGCONT)
+            now_s, used_s = time.monotonic(), _cpu_s(triton)
+            left_s = min(left_s + share * (now_s - then_s), share * _SAVED_S) - (used_s - spent_s)
+            then_s, spent_s = now_s, used_s
+            os.killpg(group, SIGSTOP if left_s < 0 else SIGCONT)
             await asyncio.sleep(_LOOK_S)
     finally:
         os.killpg(group, SIGCONT)
