@@ -6,7 +6,9 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -35,6 +37,8 @@ DEFAULT_SERVER: Final = "127.0.0.1:50051"
 TIMEOUT_S: Final = 10.0
 # Of a pipe or file, which has none: nothing is cut off there.
 _WIDE: Final = 250
+# After Ctrl-C.
+_END_WITHIN_S: Final = 5.0
 
 
 def _known_cameras(incomplete: str) -> list[str]:
@@ -194,8 +198,28 @@ def nothing(why: str) -> int:
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:
-    """Run a command's work; its result is the exit status."""
-    raise SystemExit(asyncio.run(work))
+    """Run a command's work; its result is the exit status. Ctrl-C ends it, at once or after some seconds."""
+    raise SystemExit(asyncio.run(_interruptible(work)))
+
+
+async def _interruptible(work: Coroutine[Any, Any, int]) -> int:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101  # we are in it
+
+    def interrupt(_number: int, _frame: object) -> None:
+        # A second one waits for nothing; nor do we for ever: a call that ends at that moment can keep gRPC.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        leaving = threading.Timer(_END_WITHIN_S, os._exit, (INTERRUPTED,))
+        leaving.daemon = True
+        leaving.start()
+        loop.call_soon_threadsafe(task.cancel)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return INTERRUPTED
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2
 
 from cloud_inference import triton_repository
 from cloud_inference.errors import InferenceFailed, ModelMismatch, ModelMissing, TritonUnavailable
-from cloud_inference.triton import TritonModel
+from cloud_inference.triton import Statistics, TritonModel
 from cloud_inference.triton_repository import Served, Serving
 from cloud_inference.triton_server import HOME_VARIABLE, Ports, TritonServer, find_triton
 from eyeline.errors import ServerFailed
@@ -66,11 +66,24 @@ async def test_a_batch_is_one_run_and_gives_what_single_requests_give(
     batch = images(8, tiny)
     async with TritonModel(server.url, tiny) as model:
         await model.wait_ready()
+
+        async def counted(requests: int) -> Statistics:
+            """Triton counts a request a moment after it has answered."""
+
+            async def there() -> Statistics | None:
+                found = await model.statistics()
+                return found if found.requests >= requests else None
+
+            found: Statistics = await eventually(there)
+            return found
+
+        earlier = await model.statistics()
         alone = [await model.infer(image[None]) for image in batch]
-        before, runs = await model.statistics(), exported(server, "eyeline_triton_ort_runs_total")
+        before = await counted(earlier.requests + 8)
+        runs = exported(server, "eyeline_triton_ort_runs_total")
         together = await asyncio.gather(*(model.infer(image[None]) for image in batch))
         whole = await model.infer(batch)
-        after = await model.statistics()
+        after = await counted(before.requests + 9)
 
     expected = batch.mean(axis=(1, 2, 3)) / 255
     for i in range(8):
@@ -93,7 +106,7 @@ async def test_a_batch_is_one_run_and_gives_what_single_requests_give(
 async def test_many_requests_of_mixed_sizes_in_flight_each_get_their_own_answer(
     server: TritonServer, tiny: Served
 ) -> None:
-    async with TritonModel(server.url, tiny) as model:
+    async with TritonModel(server.url, tiny, timeout_s=30) as model:
         batches = [images(1 + seed % 3, tiny, seed) for seed in range(60)]
         answers = await asyncio.gather(*(model.infer(batch) for batch in batches))
     for batch, answer in zip(batches, answers, strict=True):

@@ -70,7 +70,9 @@ class Program:
 
     def events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
         """Its log lines of that event, with these fields."""
-        found = [json.loads(line) for line in self.said.splitlines() if line.startswith("{")]
+        # The last line may be half written.
+        lines = [line for line in self.said.splitlines(keepends=True) if line.endswith("\n")]
+        found = [json.loads(line) for line in lines if line.startswith("{")]
         return [
             event
             for event in found
