@@ -99,7 +99,7 @@ async def test_the_agent_itself(site: Yard, tmp_path: Path) -> None:
         )
         crash = {
             "edge_agent/agent.py": lambda text: text.replace(
-                "with self._only_one():", "raise SystemExit(9)\n        with self._only_one():"
+                "with only_one(", "raise SystemExit(9)\n        with only_one("
             )
         }
         await fails("7.2.0", crash, "ended 3 times before it was healthy")

@@ -248,8 +248,8 @@ async def test_a_viewer_logs_in_and_sees_their_cameras(
         await expect(page.get_by_role("alert")).to_have_text("this is not a token of ours")
         await page.get_by_label("Access token").fill(issuer.token(cameras=["yard/gate"], methods=["read"]))
         await page.get_by_role("button", name="Log in").click()
-        await measured(page, "yard/gate")
         await expect(page.locator(".tile")).to_have_count(1)
+        await measured(page, "yard/gate")
         assert await page.evaluate("document.cookie") == ""
         await page.goto(f"{url}#/camera/yard/dock")
         await expect(page.locator(".chip")).to_have_text("Waiting")

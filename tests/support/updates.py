@@ -39,7 +39,9 @@ def wheel(
                 name = f"{package}/{file.relative_to(ROOT / place)}"
                 text = file.read_text(encoding="utf-8")
                 change = changes.pop(name, None)
-                made.writestr(name, change(text) if callable(change) else text if change is None else change)
+                changed = change(text) if callable(change) else text if change is None else change
+                assert change is None or changed != text, f"{name} does not say what was to be changed"
+                made.writestr(name, changed)
         for name, text in changes.items():
             assert isinstance(text, str), f"{name} is no file of the agent"
             made.writestr(name, text)
