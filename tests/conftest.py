@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from nats.js import JetStreamContext
 
+from cloud_inference import streams
+from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
-from tests.support.servers import RunningTriton, running_hub, running_triton
+from tests.support.servers import RunningTriton, cloud_client, running_hub, running_triton
 
 
 @pytest.fixture
@@ -17,6 +20,16 @@ async def hub(tmp_path: Path) -> AsyncIterator[LocalHub]:
     """A running hub: tenants `acme` and `globex`, each with devices `box1` and `box2` at site `yard`."""
     async with running_hub(tmp_path / "hub") as running:
         yield running
+
+
+@pytest.fixture
+async def js(hub: LocalHub) -> AsyncIterator[JetStreamContext]:
+    """JetStream of `acme` on the hub, with its streams."""
+    client = await cloud_client(hub)
+    made = client.jetstream(timeout=5)
+    await streams.ensure(made, StreamSettings())
+    yield made
+    await client.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

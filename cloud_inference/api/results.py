@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import nats.errors
 import structlog
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 
 from cloud_inference.access import Grant
 from cloud_inference.api import metrics, tokens
 from cloud_inference.api.auth import Authenticator, patterns, require
+from cloud_inference.api.continuity import (
+    ALL,
+    aged_out,
+    behind_everything,
+    check_reachable,
+    check_same,
+    jumps,
+)
 from cloud_inference.api.errors import Refusal, streaming, unary
 from cloud_inference.api.limits import Limits
 from cloud_inference.api.tenants import TenantHub, Tenants
@@ -44,8 +51,6 @@ _LOOK_S = 1.0
 _RETRY_S = 0.25
 # Stored messages in one response: what clients take by default is 4 MiB.
 _RESPONSE_BYTES = 1 << 20
-# What was stored less than this ago has not aged out, nor has what came before it.
-_FRESH_NS = 2_000_000_000
 # Beside a backlog, live answers are stored at least as often as the first of these says; those of a camera
 # that ended may lie further back.
 _LOOK_BACK_S = (10.0, 120.0, 1800.0)
@@ -101,10 +106,10 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
         await hub.audit.viewed(caller.who, "view", _cameras(request.cameras, caller))
         stream = await hub.stream_identity()
         connection = hub.reconnects
-        newest = await _newest(hub)
+        newest = await behind_everything(hub)
         start = self._start(request, stream, newest)
         if start.after is not None and request.WhichOneof("from") == "resume_token":
-            await _check_reachable(hub, start.after)
+            await check_reachable(hub, start.after)
         feed = Feed(
             hub.connection,
             hub.js,
@@ -129,7 +134,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                 taking = taking or asyncio.create_task(feed.take())
                 await asyncio.wait({taking}, timeout=min(_LOOK_S, _QUIET_S))
                 if connection != hub.reconnects:
-                    found = await _check_same(hub, stream)
+                    found = await check_same(hub, stream)
                     if found is None:
                         await asyncio.sleep(_RETRY_S)
                         continue
@@ -141,7 +146,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                         response.resume_token = tokens.encode(Kind.RESUME, stream, newest)
                         await context.write(response)
                         known = newest
-                        newest, quiet_since = await _newest(hub), time.monotonic()
+                        newest, quiet_since = await behind_everything(hub), time.monotonic()
                     continue
                 messages, taking, quiet_since = taking.result(), None, time.monotonic()
                 first = held_bytes = 0
@@ -150,15 +155,15 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                     if held_bytes > _RESPONSE_BYTES:
                         await self._deliver(response, context)
                         response, held_bytes = result_pb2.SubscribeResponse(), len(message.data)
-                    if _jumps(known, message):
+                    if jumps(known, message):
                         first = first or (await hub.js.stream_info(subjects.RESULTS)).state.first_seq
-                    gap = _aged_out(known, message, first)
+                    gap = aged_out(known, message, first)
                     if gap is not None:
                         metrics.GAPS.inc()
                         await self._deliver(response, context)
                         response = result_pb2.SubscribeResponse()
                         await context.write(result_pb2.SubscribeResponse(gap=gap))
-                    known = Position(message.sequence, _ALL, message.stored_ns)
+                    known = Position(message.sequence, ALL, message.stored_ns)
                     if message.stored_ns < request.from_time_ns:
                         continue  # a start time is only kept to the microsecond
                     response.results.extend(
@@ -169,7 +174,7 @@ class ResultsService(result_pb2_grpc.ResultsServicer):
                         if not (request.live_only and is_late(result))
                     )
                     metrics.DELIVERY_SECONDS.observe(max(0, time.time_ns() - message.stored_ns) / 1e9)
-                newest = max(newest, Position(messages[-1].sequence, _ALL, messages[-1].stored_ns))
+                newest = max(newest, Position(messages[-1].sequence, ALL, messages[-1].stored_ns))
                 await self._deliver(response, context)
         finally:
             if taking is not None:
@@ -315,7 +320,7 @@ class _Page:
                     elif key in self._highest:
                         self._highest[key] = max(self._highest[key], result.revision)
                 if not full:
-                    self.position = Position(message.sequence, _ALL, message.stored_ns)
+                    self.position = Position(message.sequence, ALL, message.stored_ns)
                 if message.pending == 0:
                     return not full
                 settled = full and all(result.final for result in self._found)
@@ -330,84 +335,6 @@ class _Page:
         first, last = result.times.captured_ns, result.last_captured_ns or result.times.captured_ns
         to = self._request.to_time_ns
         return last >= self._request.from_time_ns and (not to or first < to)
-
-
-# Every result of a message lies before this index.
-_ALL = 2**32 - 1
-
-
-async def _newest(hub: TenantHub) -> Position:
-    """Behind everything that is stored now."""
-    info = await hub.js.stream_info(subjects.RESULTS)
-    return Position(info.state.last_seq, _ALL, time.time_ns())
-
-
-async def _check_same(hub: TenantHub, stream: bytes) -> Position | None:
-    """Behind everything stored, if the hub has the same results after a reconnect; None without an answer.
-
-    Raises `Refusal` when they are others: going on by sequence would skip the new ones in silence.
-    """
-    connection = hub.reconnects
-    try:
-        same = await hub.stream_identity() == stream
-        newest = await _newest(hub)
-    except (TimeoutError, nats.errors.Error, APIError):
-        return None
-    if not same:
-        raise Refusal(
-            StatusCode.INVALID_ARGUMENT, "the hub lost its results stream; subscribe from a time instead"
-        )
-    return newest if connection == hub.reconnects else None
-
-
-async def _check_reachable(hub: TenantHub, position: Position) -> None:
-    """Raise `Refusal` with OUT_OF_RANGE when results after the position are no longer kept."""
-    info = await hub.js.stream_info(subjects.RESULTS)
-    first = info.state.first_seq
-    if position.sequence > info.state.last_seq:
-        raise Refusal(
-            StatusCode.INVALID_ARGUMENT,
-            "this resume token is ahead of the stream; subscribe from a time instead",
-        )
-    if position.sequence + 1 >= first:
-        return
-    oldest_ns = 0
-    if info.state.messages:
-        with contextlib.suppress(NotFoundError):
-            kept = await hub.js.get_msg(subjects.RESULTS, first)
-            oldest_ns = int(kept.time.timestamp() * 1e9) if kept.time is not None else 0
-    missing = first - position.sequence - 1
-    raise Refusal(
-        StatusCode.OUT_OF_RANGE,
-        f"{missing} stored messages after this resume token are no longer kept; subscribe from a time",
-        result_pb2.ResumeGap(
-            token_time_ns=position.stored_ns, oldest_time_ns=oldest_ns, missing_messages=missing
-        ),
-    )
-
-
-def _jumps(known: Position | None, message: StreamMessage) -> bool:
-    """Whether others were stored between what a subscription has and its next message.
-
-    A reader close behind the writers loses none of them, and is not looked at.
-    """
-    is_fresh = time.time_ns() - message.stored_ns < _FRESH_NS
-    return known is not None and message.sequence > known.sequence + 1 and not is_fresh
-
-
-def _aged_out(known: Position | None, message: StreamMessage, first: int) -> result_pb2.ResumeGap | None:
-    """What was removed before a subscription got to it; None when nothing was.
-
-    known: what the subscription has; first: the oldest message kept, 0 when it does not matter.
-    """
-    if known is None:
-        return None
-    missing = min(first, message.sequence) - known.sequence - 1
-    if missing <= 0:
-        return None
-    return result_pb2.ResumeGap(
-        token_time_ns=known.stored_ns, oldest_time_ns=message.stored_ns, missing_messages=missing
-    )
 
 
 def _is_newest(message: StreamMessage, found: list[result_pb2.Result]) -> bool:
@@ -446,7 +373,7 @@ def _open(
 ) -> list[result_pb2.Result]:
     """The results of a stored message that the caller may see and does not have, with their tokens."""
     start = after.index + 1 if after is not None and message.sequence == after.sequence else 0
-    if start >= _ALL:
+    if start >= ALL:
         return []
     try:
         batch = result_pb2.ResultBatch.FromString(message.data)

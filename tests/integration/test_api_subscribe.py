@@ -61,7 +61,7 @@ async def test_a_slow_subscriber_is_told_of_what_aged_out_before_it_read(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch, taking: Any
 ) -> None:
     """Nothing is left out in silence: what it did not get is named, and is gone from the hub."""
-    monkeypatch.setattr("cloud_inference.api.results._FRESH_NS", 0)
+    monkeypatch.setattr("cloud_inference.api.continuity._FRESH_NS", 0)
     monkeypatch.setattr(Feed, "take", taking)
     stored, aged, objects = 1200, 900, 700  # about 30 MiB
     async with running_api(hub) as serving, channel(serving) as opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
 
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
-from cloud_inference import streams
-from cloud_inference.config import CloudSettings, StreamSettings
+from cloud_inference.config import CloudSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.web.server import serve
 from eyeline.errors import ConfigError
@@ -23,19 +21,8 @@ from tests.support.access import Issuer
 from tests.support.api import result, store
 from tests.support.eventually import eventually
 from tests.support.programs import metric
-from tests.support.servers import cloud_client
 from tests.support.simulated import Device, picture, publish
 from tests.support.web import Browser, running_web
-
-
-@pytest.fixture
-async def js(hub: LocalHub) -> AsyncIterator[object]:
-    """JetStream of `acme`, with its streams."""
-    client = await cloud_client(hub)
-    made = client.jetstream(timeout=3)
-    await streams.ensure(made, StreamSettings())
-    yield made
-    await client.close()
 
 
 def status(*cameras: str) -> bytes:

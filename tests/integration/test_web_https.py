@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from playwright.async_api import expect
 
-from cloud_inference import pki, streams
-from cloud_inference.config import CloudSettings, StreamSettings
+from cloud_inference import pki
+from cloud_inference.config import CloudSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.web.server import serve
 from eyeline.errors import ConfigError
@@ -21,22 +21,11 @@ from tests.support.access import Issuer
 from tests.support.api import result, store
 from tests.support.chromium import chromium, watched
 from tests.support.eventually import eventually
-from tests.support.servers import cloud_client
 from tests.support.web import Browser, running_web
 from tests.support.web_scene import Scene
 
 # A name beyond this machine: nothing is let off on it that browsers let localhost off.
 NAME = "page.example"
-
-
-@pytest.fixture
-async def js(hub: LocalHub) -> AsyncIterator[object]:
-    """JetStream of `acme`, with its streams."""
-    client = await cloud_client(hub)
-    made = client.jetstream(timeout=3)
-    await streams.ensure(made, StreamSettings())
-    yield made
-    await client.close()
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from playwright.async_api import Browser, Page, expect
 from benchmarks import reference
 from benchmarks.demo import CLIP
 from benchmarks.web_replay import Replay, record
-from cloud_inference import streams
-from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from eyeline.v1 import device_pb2
 from eyeline_models import catalogue
@@ -69,16 +67,6 @@ MEASURE = """([camera, source]) => {
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as running:
         yield running
-
-
-@pytest.fixture
-async def js(hub: LocalHub) -> AsyncIterator[Any]:
-    """JetStream of `acme`, with its streams."""
-    client = await cloud_client(hub)
-    made = client.jetstream(timeout=5)
-    await streams.ensure(made, StreamSettings())
-    yield made
-    await client.close()
 
 
 async def measured(page: Page, camera: str) -> dict[str, Any]:
