@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from cloud_inference.web import forms
 from cloud_inference.web.auth import Door, Visitor
-from cloud_inference.web.live import Lives
+from cloud_inference.web.live import Lives, picture_form
 from cloud_inference.web.state import Sessions
 from eyeline.errors import ApiError, EyelineError
 from eyeline.v1 import device_pb2, result_pb2
@@ -86,7 +86,7 @@ class History:
         return _answer(counted.form())
 
     async def picture(self, request: web.Request) -> web.Response:
-        """The picture of a frame, while it is kept."""
+        """The newest picture up to a frame, its header says of which, and where it lies; 204: not kept."""
         visitor, site, camera = self._camera(request)
         live = self._lives.get(visitor.grant.tenant, f"{site}/{camera}")
         found = None
@@ -96,10 +96,12 @@ class History:
             except TimeoutError:
                 raise web.HTTPServiceUnavailable(text="the hub does not answer; try again") from None
         if found is None:
-            raise web.HTTPNotFound(text="this picture is not kept any more")
-        sequence, data = found
+            return web.Response(status=204)
+        unit, data = found
         kind = "image/webp" if data[8:12] == b"WEBP" else "image/jpeg"
-        return web.Response(body=data, content_type=kind, headers={"Eyeline-Sequence": str(sequence)})
+        shown = {"sequence": unit.access_unit.sequence, "format": picture_form(unit.format)}
+        headers = {"Eyeline-Picture": json.dumps(shown, separators=(",", ":"))}
+        return web.Response(body=data, content_type=kind, headers=headers)
 
     async def draw(self, request: web.Request) -> web.Response:
         """Replace what is drawn on a camera's picture."""

@@ -182,8 +182,8 @@ class Live:
         self._news = asyncio.Event()
         self._still = b""
 
-    async def picture(self, epoch: str, sequence: int) -> tuple[int, bytes] | None:
-        """The newest picture of a run that is not after `sequence`, and its own sequence, as an image file.
+    async def picture(self, epoch: str, sequence: int) -> tuple[Unit, bytes] | None:
+        """The newest picture of a run that is not after `sequence`: its unit, and an image file.
 
         None when it is not kept any more: pixels are, as long as their chain is open.
         """

@@ -43,17 +43,17 @@ class Stills:
             return None
         return await asyncio.get_running_loop().run_in_executor(self._pool, _last, self._decoder, fresh)
 
-    async def at(self, units: Sequence[Unit], sequence: int) -> tuple[int, bytes] | None:
-        """The newest of an open chain's pictures that is not after `sequence`: its own sequence, and JPEG."""
+    async def at(self, units: Sequence[Unit], sequence: int) -> tuple[Unit, bytes] | None:
+        """The newest of an open chain's pictures not after `sequence`: its unit, and an image file."""
         wanted = [unit for unit in units if unit.access_unit.sequence <= sequence]
         if not wanted:
             return None
-        found = wanted[-1].access_unit
-        if wanted[-1].is_still:
-            return found.sequence, found.data
+        found = wanted[-1]
+        if found.is_still:
+            return found, found.access_unit.data
         loop = asyncio.get_running_loop()
         data = await loop.run_in_executor(self._pool, _last, ChainDecoder(), wanted)
-        return (found.sequence, data) if data is not None else None
+        return (found, data) if data is not None else None
 
 
 def _last(decoder: ChainDecoder, units: Sequence[Unit]) -> bytes | None:

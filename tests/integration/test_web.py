@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
@@ -199,10 +200,11 @@ async def test_who_joins_gets_the_open_chain_from_its_keyframe(hub: LocalHub, js
                 await eventually(lambda: len(three.pictures) == 3)
             epoch = three.pictures[0][0]["epoch"]
             code, jpeg, headers = await three.get(f"/api/picture?camera=yard/gate&epoch={epoch}&sequence=14")
-            assert (code, headers["Eyeline-Sequence"]) == (200, "14")
+            said = json.loads(headers["Eyeline-Picture"])
+            assert (code, said["sequence"], said["format"]) == (200, 14, first["format"])
             shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert np.abs(shown.astype(int) - picture(14)).mean() < 6
-            assert (await three.get(f"/api/picture?camera=yard/gate&epoch={epoch}&sequence=9"))[0] == 404
+            assert (await three.get(f"/api/picture?camera=yard/gate&epoch={epoch}&sequence=9"))[0] == 204
 
 
 async def test_stored_results_are_listed_and_counted(hub: LocalHub, js: object) -> None:

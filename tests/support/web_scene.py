@@ -15,16 +15,17 @@ from tests.support.simulated import HEIGHT, WIDTH, Device, publish
 SOURCE = 2 * WIDTH, 2 * HEIGHT
 
 
-def box(sequence: int) -> tuple[float, float, float, float]:
-    """Where the square of that frame is, in source pixels: see `simulated.picture`."""
-    left = 4 + 2 * (sequence % 40)
-    return 2 * left, 60, 2 * (left + 24), 120
+def box(sequence: int, origin: tuple[int, int] = (0, 0)) -> tuple[float, float, float, float]:
+    """Where the square of that frame is, in source pixels: see `simulated.picture`; origin: of a crop."""
+    left, (x, y) = 4 + 2 * (sequence % 40), origin
+    return x + 2 * left, y + 60, x + 2 * (left + 24), y + 120
 
 
 class Scene:
     """Cameras of device `yard/box1` of `acme`, as an agent and a worker would write them.
 
-    quiet: cameras that nothing comes from; idle: those with nothing new.
+    quiet: cameras that nothing comes from; idle: those with nothing new; filled: those of which every third
+    frame is sent, the answers for the others filled in. origin: where pictures, sent as crops, were cut out.
     """
 
     def __init__(self, js: Any, cameras: Sequence[str], *, fps: float = 5) -> None:
@@ -32,6 +33,8 @@ class Scene:
         self.devices = {name: Device(device="box1", camera=name) for name in cameras}
         self.quiet: set[str] = set()
         self.idle: set[str] = set()
+        self.filled: set[str] = set()
+        self.origin = 0, 0
         self.dropped: dict[str, int] = {}
 
     @contextlib.asynccontextmanager
@@ -58,26 +61,29 @@ class Scene:
             await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))
 
     async def _frame(self, device: Device, *, idle: bool) -> None:
-        if idle:
-            device.sequence += 1
+        sent = not idle and (device.camera not in self.filled or device.sequence % 3 == 0)
+        if sent:
+            made = device.frames(1)
+            made[0].format.origin_x_px, made[0].format.origin_y_px = self.origin
+            await publish(self._js, made)
         else:
-            await publish(self._js, device.frames(1))
+            device.sequence += 1
         now, sequence = time.time_ns(), device.sequence
-        x1, y1, x2, y2 = box(sequence)
+        x1, y1, x2, y2 = box(sequence, self.origin)
         found = detection_pb2.Detection(
             class_name="square",
             score=0.9,
             track_id=7,
             box=detection_pb2.Box(x1_px=x1, y1_px=y1, x2_px=x2, y2_px=y2),
         )
-        made = result_pb2.Result(
+        answer = result_pb2.Result(
             key=result_pb2.FrameKey(
                 tenant="acme", site="yard", camera=device.camera, epoch=device.epoch, sequence=sequence
             ),
             last_sequence=sequence,
             revision=1000,
             final=True,
-            provenance=result_pb2.PROVENANCE_PROPAGATED if idle else result_pb2.PROVENANCE_CLOUD,
+            provenance=result_pb2.PROVENANCE_CLOUD if sent else result_pb2.PROVENANCE_PROPAGATED,
             detections=[found],
             times=result_pb2.StageTimes(captured_ns=now - 120_000_000, answered_ns=now),
             last_captured_ns=now - 120_000_000,
@@ -87,7 +93,7 @@ class Scene:
             lane=frame_pb2.LANE_LIVE,
             device="box1",
         )
-        batch = result_pb2.ResultBatch(schema_major=1, results=[made])
+        batch = result_pb2.ResultBatch(schema_major=1, results=[answer])
         await self._js.publish(result_subject("yard", device.camera), batch.SerializeToString())
 
     def _status(self) -> bytes:

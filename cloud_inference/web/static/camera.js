@@ -7,6 +7,10 @@ import { clock, count } from "./format.js";
 import { Timeline } from "./timeline.js";
 import { View } from "./view.js";
 
+// A picture that takes longer is said to be looked for, and given up after a while.
+const SLOW_MS = 300;
+const GIVE_UP_MS = 10_000;
+
 export class CameraPage {
   constructor(app, name) {
     this.app = app;
@@ -32,7 +36,10 @@ export class CameraPage {
   get wanted() { return [this.view]; }
   get views() { return [this.view]; }
 
-  devices() { this.draw.sync(); }
+  devices() {
+    this.draw.sync();
+    this.view.redraw();
+  }
 
   update(now) {
     this.view.update(now);
@@ -60,55 +67,68 @@ export class CameraPage {
   }
 
   /** Show a moment of the past, or the live picture again with null. */
-  async #scrub(moment) {
+  #scrub(moment) {
     const { view } = this;
-    this.scrubbing = moment;
-    view.held = Boolean(moment);
+    this.moment = moment;
     view.frame.classList.toggle("in-past", Boolean(moment));
     this.badge.hidden = !moment;
-    if (!moment) {
-      this.past = null;
-      if (view.player.picture) view.player.draw();
-      return;
-    }
-    const { answer, when } = moment;
-    if (!answer) {
-      text(this.badge, `${clock(when)} · nothing is stored for this moment`);
-      view.overlay.show(null, view.camera.source);
-      return this.#backdrop(null);
-    }
-    const why = answer.provenance === "degraded" ? ` · no answer: ${answer.reason}` : "";
-    const source = answer.source[0] ? answer.source : view.camera.source;
-    view.fit(source);
-    view.boxes.dataset.sequence = answer.sequence;
-    view.overlay.show(answer, source, moment.trails, view.drawing);
-    const shown = await this.#kept(answer);
-    if (this.scrubbing !== moment) return shown?.close();
-    this.#backdrop(shown);
-    const kept = shown ? "" : " · pixels are deleted once answered, the answer stays";
-    text(this.badge, `${clock(answer.captured)}${why}${kept}`);
+    if (!moment) return view.live();
+    view.player.hold();
+    this.#follow();
   }
 
-  /** The picture of that frame, while its chain is kept. */
+  /** Picture and boxes change together. One picture is asked for at a time, and of the moments chosen meanwhile the last. */
+  async #follow() {
+    if (this.following) return;
+    this.following = true;
+    let shown = null;
+    while (this.moment && this.moment !== shown && !this.closed) {
+      const { moment } = this;
+      const slow = setTimeout(() => text(this.badge, `Looking for ${clock(moment.when)}`), SLOW_MS);
+      const picture = moment.answer && await this.#kept(moment.answer);
+      clearTimeout(slow);
+      if (this.moment && !this.closed) {
+        this.view.past(picture, moment.answer, moment.trails);
+        text(this.badge, said(moment, picture));
+      }
+      picture?.image.close();
+      shown = moment;
+    }
+    this.following = false;
+  }
+
+  /** The newest picture that was sent up to that frame, while its chain is kept. */
   async #kept(answer) {
     const query = new URLSearchParams({ camera: this.name, epoch: answer.epoch, sequence: answer.last });
-    const found = await fetch(`/api/picture?${query}`).catch(() => null);
-    return found?.ok ? createImageBitmap(await found.blob()) : null;
-  }
-
-  #backdrop(image) {
-    const { context, canvas } = this.view.player;
-    if (!image) {
-      context.fillStyle = "#0b0e13";
-      return context.fillRect(0, 0, canvas.width, canvas.height);
+    try {
+      const found = await fetch(`/api/picture?${query}`, { signal: AbortSignal.timeout(GIVE_UP_MS) });
+      if (found.status !== 200) return null;
+      const header = JSON.parse(found.headers.get("Eyeline-Picture"));
+      return { ...header, epoch: answer.epoch, image: await createImageBitmap(await found.blob()) };
+    } catch {
+      return null;
     }
-    context.drawImage(image, 0, 0, canvas.width, canvas.height);
-    image.close();
   }
 
   close() {
+    this.closed = true;
     this.draw.close();
     this.timeline.close();
     this.view.close();
   }
+}
+
+/** What a moment of the past shows: when it was, and of when its picture is where that is another. */
+function said({ when, answer, answers }, picture) {
+  if (!answer) return `${clock(when)} · nothing is stored for this moment`;
+  const words = [clock(answer.captured)];
+  if (answer.provenance === "degraded") words.push(`no answer: ${answer.reason}`);
+  if (!picture) words.push("pixels are deleted once answered, the answer stays");
+  else if (picture.sequence < answer.sequence) {
+    const of = answers.find((one) => one.epoch === answer.epoch && one.sequence <= picture.sequence
+      && picture.sequence <= one.last);
+    const earlier = of ? `${((answer.captured - of.captured) / 1000).toFixed(1)} s earlier` : "from earlier";
+    words.push(`picture ${earlier}${answer.idle ? ", unchanged since" : ""}`);
+  }
+  return words.join(" · ");
 }

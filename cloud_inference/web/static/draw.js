@@ -175,7 +175,7 @@ export class Draw {
     this.save.hidden = this.drop.hidden = false;
     // What is drawn and not saved is shown as it would be.
     this.view.sketch = this.shapes;
-    if (this.view.player.picture) this.view.player.draw();
+    this.view.redraw();
     this.#list();
   }
 
@@ -190,7 +190,7 @@ export class Draw {
     this.#saved();
     this.#stop();
     this.sync();
-    if (this.view.player.picture) this.view.player.draw();
+    this.view.redraw();
   }
 
   async #save() {

@@ -25,8 +25,14 @@ export class Overlay {
   close() { this.sized.disconnect(); }
 
   /** answer: null for none. source: width and height. trails: by track. drawing: masks, zones, lines. */
-  show(answer, source, trails, drawing, counts) {
-    this.last = { answer, source, trails, drawing, counts };
+  show(answer, source, trails, drawing) {
+    this.last = { answer, source, trails, drawing };
+    this.draw();
+  }
+
+  /** The same answer with other shapes. */
+  redraw(drawing) {
+    this.last = { answer: null, source: [0, 0], ...this.last, drawing };
     this.draw();
   }
 
@@ -37,11 +43,11 @@ export class Overlay {
     const [w, h] = [Math.round(width * dense), Math.round(height * dense)];
     if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
     else context.clearRect(0, 0, w, h);
-    if (!last || !w || !last.source[0]) return;
+    if (!last || !w) return;
     context.setTransform(dense, 0, 0, dense, 0, 0);
     const scale = [width / last.source[0], height / last.source[1]];
     if (last.drawing) shapes(context, last.drawing, [width, height]);
-    if (last.answer && last.answer.provenance !== "degraded") {
+    if (last.answer && last.source[0] && last.answer.provenance !== "degraded") {
       for (const box of last.answer.boxes) trail(context, last.trails?.get(box[5]), scale, colour(box[6]));
       for (const box of last.answer.boxes) outline(context, box, scale);
       if (width >= 220) labels(context, last.answer.boxes, scale, width);

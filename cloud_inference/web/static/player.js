@@ -31,6 +31,7 @@ export class Player {
     this.unable = unable;
     this.waiting = [];
     this.picture = null;
+    this.held = false;
     this.errors = 0;
     this.queue = Promise.resolve();
   }
@@ -115,15 +116,36 @@ export class Player {
         if (this.picture && this.picture !== old) this.picture.image.close();
         this.picture = old;
       }
-      this.draw();
-    } else if (this.picture && !this.picture.answered) {
+      if (!this.held) this.#draw();
+    } else if (!this.held && this.picture && !this.picture.answered) {
       this.#tell();
     }
   }
 
-  /** The picture, whole: a crop lies where it was cut out. */
-  draw() {
-    const { image, format } = this.picture;
+  /** Live pictures are decoded and not drawn: the canvas keeps what is on it. */
+  hold() { this.held = true; }
+
+  /** Put a picture of the past on the canvas, {image, epoch, sequence, format}; null where none is kept. */
+  place(picture) {
+    this.hold();
+    if (picture) this.#lay(picture);
+    else this.#blank();
+  }
+
+  /** The newest live picture again, and those that follow. */
+  release() {
+    this.held = false;
+    if (this.picture) this.#draw();
+    else this.#blank();
+  }
+
+  #draw() {
+    this.#lay(this.picture);
+    this.#tell();
+  }
+
+  /** The picture, whole: a crop lies where it was cut out. The canvas says whose frame it shows. */
+  #lay({ image, format, epoch, sequence }) {
     const [width, height] = format.source.map((side, axis) => Math.round(side / format.scale[axis]));
     if (this.canvas.width !== width || this.canvas.height !== height) {
       this.canvas.width = width;
@@ -131,15 +153,20 @@ export class Player {
     }
     const [left, top] = format.origin.map((at, axis) => at / format.scale[axis] - format.pad[axis]);
     this.context.drawImage(image, left, top);
-    this.#tell();
+    Object.assign(this.canvas.dataset, { epoch, sequence });
+  }
+
+  #blank() {
+    this.context.fillStyle = "#0b0e13";
+    this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    delete this.canvas.dataset.epoch;
+    delete this.canvas.dataset.sequence;
   }
 
   #tell() {
     const { epoch, sequence, format } = this.picture;
     const answer = this.camera.answerFor(epoch, sequence);
     this.picture.answered = Boolean(answer);
-    this.canvas.dataset.sequence = sequence;
-    this.canvas.dataset.epoch = epoch;
     this.shown(answer, format.source);
   }
 

@@ -11,7 +11,7 @@ const WINDOW_MS = 10_000;
 const KINDS = ["cloud", "propagated", "edge", "degraded"];
 
 export class Timeline {
-  /** scrub({when, answer, trails}) or scrub(null) for the live picture. */
+  /** scrub({when, answer, trails, answers around it}) or scrub(null) for the live picture. */
   constructor(name, scrub) {
     this.name = name;
     this.scrub = scrub;
@@ -128,6 +128,7 @@ export class Timeline {
     const answers = await this.#around(when);
     if (this.moment !== moment) return;
     moment.answer = answers.findLast((one) => one.captured <= when + 0.5 && when - one.last_captured < 1500) || null;
+    moment.answers = answers;
     moment.trails = moment.answer && trails(answers, moment.answer);
     this.scrub(moment);
   }

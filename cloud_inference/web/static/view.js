@@ -47,14 +47,29 @@ export class View {
   /** What is drawn on it: what is being drawn here, or else what is stored. */
   get drawing() { return this.sketch || this.camera.device?.desired[this.camera.name.split("/")[1]]; }
 
-  /** A picture is on the stage, with its answer or still without. */
+  /** A live picture is on the stage, with its answer or still without. */
   shown(answer, source) {
-    if (this.held) return;
     this.empty.hidden = true;
     this.answer = answer;
     this.fit(source);
     this.boxes.dataset.sequence = answer ? this.picture.dataset.sequence : "";
     this.overlay.show(answer, source, answer && this.camera.trails(answer), this.drawing);
+  }
+
+  /** A moment of the past: its answer and the picture kept for it, both at once; null for what there is not. */
+  past(picture, answer, trails) {
+    const source = answer?.source[0] ? answer.source : this.camera.source;
+    if (source[0]) this.fit(source);
+    this.player.place(picture);
+    this.boxes.dataset.sequence = answer ? answer.sequence : "";
+    this.overlay.show(answer, source, trails, this.drawing);
+  }
+
+  /** What is seen now, again. */
+  live() {
+    this.boxes.dataset.sequence = "";
+    this.overlay.show(null, this.camera.source, null, this.drawing);
+    this.player.release();
   }
 
   /** Give the stage the picture's own shape. */
@@ -65,6 +80,9 @@ export class View {
     this.stage.style.setProperty("--shape", shape);
     this.app.shaped?.(shape);
   }
+
+  /** What is drawn on it has changed. */
+  redraw() { this.overlay.redraw(this.drawing); }
 
   /** Now and then: what time does to it. */
   update(now) {
