@@ -4,9 +4,11 @@ A frame's condition is what the edge model itself says of it: how many objects, 
 in two minds about. For each condition the agreement with the cloud is estimated from frames that both models
 saw: a score says little about how right a model is on a given camera, how often the cloud agreed does.
 
-The bounds are Wilson's (E. B. Wilson, JASA 1927), one-sided, of the mean F1 of a frame. Neighbouring frames
-show the same scene, so samples count for less when they follow each other soon; old ones fade; and two audits
-in a row that disagree put a condition on trial again, whatever came before.
+The bounds are Wilson's (E. B. Wilson, JASA 1927), one-sided, of the mean F1 of a frame. They know of no more
+than agreed or not, so that the upper one comes down late where frames are alike: there Student's, of how they
+really scatter, counts as well. That way it is only given up sooner, never trusted. Neighbouring frames show
+the same scene, so samples count for less when they follow each other soon; old ones fade; and two audits in a
+row that disagree put a condition on trial again, whatever came before.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from typing import Final, NamedTuple
 # One-sided 90 %: 31 samples without a flaw prove an agreement of 0.95.
 _Z: Final = 1.282
 # A sample counts in full when the condition's last one is so long ago.
-_FULL_AFTER_S: Final = 1.0
+FULL_AFTER_S: Final = 1.0
+# From so many samples on their scatter says something, which is taken for so much at least.
+_LEAST_SAMPLES: Final = 5.0
+_LEAST_SCATTER: Final = 0.1
 # Memory, in samples: what is older fades.
 _MOST: Final = 200.0
 # Of the running mean of audits: how much the newest counts, and how far below the target it ends the trust.
@@ -55,10 +60,12 @@ class Trust(Enum):
 
 @dataclass(slots=True)
 class _Evidence:
-    """weight: samples so far, in full ones; agreed: sum of their F1; audits: running mean while sure."""
+    """weight: samples so far, in full ones; agreed, squares: sums of their F1, and of its square; audits:
+    running mean while sure."""
 
     weight: float = 0.0
     agreed: float = 0.0
+    squares: float = 0.0
     audits: float = 1.0
     last_s: float = -1e9
 
@@ -69,12 +76,18 @@ class _Evidence:
         n, p, z = self.weight, self.agreed / self.weight, _Z
         middle = p + z * z / (2 * n)
         half = z * math.sqrt(max(p * (1 - p), 0.0) / n + z * z / (4 * n * n))
-        return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+        low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        if n >= _LEAST_SAMPLES:
+            variance = max(self.squares / n - p * p, 0.0) * n / (n - 1)
+            student = z * (1 + (z * z + 1) / (4 * (n - 1)))
+            high = min(high, p + student * math.sqrt(max(variance, _LEAST_SCATTER**2) / n))
+        return max(0.0, low), min(1.0, high)
 
     def shrink(self, most: float) -> None:
         """Keep at most so many samples' worth."""
         if self.weight > most:
             self.agreed *= most / self.weight
+            self.squares *= most / self.weight
             self.weight = most
 
 
@@ -108,10 +121,11 @@ class Agreement:
         """
         known = self._known[condition]
         was_sure = self.trust(condition) is Trust.SURE
-        weight = min(max((at_s - known.last_s) / _FULL_AFTER_S, 0.0), 1.0)
+        weight = min(max((at_s - known.last_s) / FULL_AFTER_S, 0.0), 1.0)
         known.last_s = max(known.last_s, at_s)
         known.weight += weight
         known.agreed += weight * f1
+        known.squares += weight * f1 * f1
         known.shrink(_MOST)
         if audit and was_sure:
             known.audits += _NEWEST * (f1 - known.audits)

@@ -252,9 +252,8 @@ class EnvelopeBuilder:
     def _seal(self) -> None:
         who = self._identity
         _leave_out_times(self._items)
-        answered_here = any(
-            item.access_unit.HasField("edge") or item.range.HasField("edge") for item in self._items
-        )
+        # Who saw what is only to be compared, the cloud need not know.
+        answered_here = any(item.range.HasField("edge") for item in self._items)
         envelope = pb.FrameEnvelope(
             schema_major=SCHEMA_MAJOR,
             tenant=who.tenant,

@@ -2,8 +2,9 @@
 
 It is asked about frames that would be sent. Where it has proved to agree with the cloud (`agree`), its answer
 stands and no pixels leave, save for audits. Where nothing is known yet, the pixels go with what it saw, and
-the cloud tells how that compares. Where it has proved not to agree, the pixels go alone, and where that is
-nearly always so, it is hardly asked any more: a look costs more than it brings.
+the cloud tells how that compares. Where it has proved not to agree, the pixels go alone. Where that is nearly
+always so, or where comparing and answering cost more bytes than they save (`worth`), it is hardly asked any
+more: once in a while, to notice when that changes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Final
 
 import structlog
 
-from edge_agent.agree import Agreement, Condition, Trust, frame_f1
+from edge_agent.agree import FULL_AFTER_S, Agreement, Condition, Trust, frame_f1
+from edge_agent.batch import edge_answer
 from edge_agent.config import DetectSettings
 from edge_agent.frame_metrics import EDGE_LOOKS
+from edge_agent.worth import Ledger
 from eyeline.v1 import device_pb2
 from eyeline.values import Detections
 
@@ -34,6 +37,8 @@ _WORTH: Final = 0.15
 # So many samples without an answer: this cloud does not compare, or the way back is closed.
 _DEAF: Final = 60
 _REMEMBERED: Final = 300
+# Frames of a condition are compared about so far apart: closer ones count for less, and cost as much.
+_COMPARED_EVERY_NS: Final = int(FULL_AFTER_S * 0.75e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Opinion:
         self._agreement = Agreement(settings.agreement)
         self._random = random_ or random.Random()
         self._samples: OrderedDict[int, _Sample] = OrderedDict()
+        self._compared_ns: dict[Condition, int] = {}
+        self._ledger = Ledger()
         self._cloud = b""
         self._worth = 1.0
         self._looked_ns: int | None = None
@@ -97,7 +104,7 @@ class Opinion:
         """Whether to look at a frame that would be sent."""
         if self._settings.answers == "off" or not self._own or self._same_model:
             return False
-        busy = self._worth >= _WORTH and len(self._samples) < _DEAF
+        busy = self._worth >= _WORTH and len(self._samples) < _DEAF and self._ledger.pays
         return busy or self._looked_ns is None or now_ns - self._looked_ns >= _PROBE_S * 1e9
 
     def judge(self, look: Look, sequence: int, now_ns: int, *, must_send: bool) -> Verdict:
@@ -110,16 +117,30 @@ class Opinion:
         audit = self._random.random() < self._settings.audit
         if trust is Trust.SURE and not (must_send or stale or audit):
             verdict = Verdict.ANSWER
-        elif trust is Trust.UNSURE and not audit:
+        elif not audit and (trust is Trust.UNSURE or (trust is Trust.OPEN and self._soon(condition, now_ns))):
             verdict = Verdict.PIXELS
         else:
             verdict = Verdict.CARRY
+            self._compared_ns[condition] = now_ns
             self._samples[sequence] = _Sample(condition, trust is Trust.SURE, now_ns / 1e9)
             while len(self._samples) > _REMEMBERED:
                 self._samples.popitem(last=False)
         self._say(sure=trust is Trust.SURE)
         self._looks[verdict].inc()
         return verdict
+
+    def sent(self, data_bytes: int, now_ns: int, *, keyframe: bool, carried: Detections | None) -> None:
+        """A picture left, with what the edge model saw or without."""
+        compared = edge_answer(carried).ByteSize() if carried is not None else None
+        self._ledger.sent(data_bytes, now_ns, keyframe=keyframe, compared_bytes=compared)
+
+    def answered(self, answer: Detections, now_ns: int) -> None:
+        """An answer left in place of a picture."""
+        self._ledger.answered(edge_answer(answer).ByteSize(), now_ns)
+
+    def _soon(self, condition: Condition, now_ns: int) -> bool:
+        last_ns = self._compared_ns.get(condition)
+        return last_ns is not None and now_ns - last_ns < _COMPARED_EVERY_NS
 
     def heard(self, report: device_pb2.AnswerReport, now_ns: int) -> None:
         """Learn from what the cloud says of earlier frames."""

@@ -256,6 +256,7 @@ class CameraPipeline:
         if decision.action is Action.SEND and look is not None and verdict is Verdict.ANSWER:
             with self._stages.stage("batch"):
                 self._builder.add_edge(gate.reason, (frame.sequence, moment), look.detections)
+                self._opinion.answered(look.detections, frame.monotonic_ns)
             self._outcomes.add("edge")
         elif decision.action is Action.SEND:
             carried = look.detections if look is not None and verdict is Verdict.CARRY else None
@@ -361,7 +362,9 @@ class CameraPipeline:
         )
         with self._stages.stage("batch"):
             self._builder.add_unit(unit, self._format, decision.rung.name)
-        self._planner.sent(len(data), frame.monotonic_ns, keyframe=self._chain_index == 0)
+        key = self._chain_index == 0
+        self._planner.sent(len(data), frame.monotonic_ns, keyframe=key)
+        self._opinion.sent(len(data), frame.monotonic_ns, keyframe=key, carried=edge)
         self._outcomes.add("sent")
 
     def _redact(self, frame: Frame) -> RedactedPicture | None:

@@ -43,6 +43,9 @@ class Cloud:
             self.report(agreed=int(agrees), missed=int(not agrees), extra=int(not agrees))
         return verdict
 
+    def picture(self, size: int, *, keyframe: bool = False, carried: Detections | None = None) -> None:
+        self.opinion.sent(size, self.now_ns, keyframe=keyframe, carried=carried)
+
     def report(self, **counts: int) -> None:
         frame = device_pb2.FrameAgreement(sequence=self.sequence, **counts)
         report = device_pb2.AnswerReport(
@@ -92,6 +95,19 @@ def test_a_high_share_of_disagreement_is_never_trusted() -> None:
     assert agreement.trust(ONE) is Trust.UNSURE
 
 
+def test_frames_that_are_alike_and_not_good_enough_are_given_up_soon_and_never_trusted_sooner() -> None:
+    alike, either = Agreement(0.95), Agreement(0.95)
+    for number in range(8):
+        alike.observe(ONE, 0.87, 10.0 * number)
+        either.observe(ONE, float(number != 3), 10.0 * number)
+    assert alike.trust(ONE) is Trust.UNSURE
+    assert either.trust(ONE) is Trust.OPEN, "0.88, but it may be bad luck"
+    perfect = Agreement(0.95)
+    for number in range(30):
+        perfect.observe(ONE, 1.0, 10.0 * number)
+    assert perfect.trust(ONE) is Trust.OPEN
+
+
 def test_audits_notice_within_a_few_that_the_model_went_wrong() -> None:
     agreement = Agreement(0.95)
     for second in range(1000):
@@ -110,6 +126,7 @@ def test_the_edge_answers_only_after_the_cloud_agreed_often_enough_and_audits_go
     rig = Cloud(opinion())
     first = [rig.frame() for _ in range(32)]
     assert set(first) == {Verdict.CARRY}
+    rig.picture(100)
     later = [rig.frame() for _ in range(2000)]
     assert 0.03 < later.count(Verdict.CARRY) / len(later) < 0.07, "audits"
     assert later.count(Verdict.ANSWER) + later.count(Verdict.CARRY) == len(later)
@@ -144,6 +161,38 @@ def test_when_audits_disagree_pixels_go_again() -> None:
     last = max(index for index, verdict in enumerate(turned) if verdict is Verdict.ANSWER)
     assert last < 100, "some 2 audits at 5 % of the frames"
     assert Verdict.ANSWER not in turned[last + 1 :]
+
+
+def test_frames_close_together_are_compared_once_a_second() -> None:
+    rig = Cloud(opinion())
+    verdicts = []
+    for _ in range(50):
+        rig.now_ns -= SECOND_NS * 8 // 10
+        verdicts.append(rig.frame())
+    assert verdicts.count(Verdict.CARRY) in range(12, 18), "of 10 s, and an audit or two"
+
+
+def test_where_comparing_costs_more_than_it_saves_it_looks_now_and_then() -> None:
+    rig = Cloud(opinion())
+    many = Detections.build(
+        [[10 * n, 10, 10 * n + 20, 50] for n in range(20)], [0.9] * 20, [0] * 20, ["person"] * 20
+    )
+    crowd = Look(many, Detections.empty())
+    looks = spent = sent = 0
+    for second in range(3600):
+        rig.now_ns += SECOND_NS
+        carried = None
+        if rig.opinion.wants(rig.now_ns):
+            looks += 1
+            rig.now_ns -= SECOND_NS
+            # In two minds for ever: now better than the target, now worse.
+            if rig.frame(agrees=bool(second % 20), look=crowd) is Verdict.CARRY:
+                carried = many
+                spent += sum(it.ByteSize() for it in many.to_proto())
+        rig.picture(300, keyframe=not second, carried=carried)
+        sent += 300
+    assert 120 <= looks < 400, "it stopped, and went on looking now and then"
+    assert spent < 16_000 + 0.06 * sent
 
 
 @pytest.mark.parametrize("model", [OTHER, bytes.fromhex(EDGE)[:8]])

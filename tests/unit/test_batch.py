@@ -238,6 +238,9 @@ def test_edge_model_is_named_where_it_answered() -> None:
     made = builder()
     made.add_unit(unit(1, index=0, edge=Detections.empty()), FORMAT, "r")
     (envelope,) = made.take(at(1))
+    assert not envelope.HasField("edge_model"), "its name takes more than what is to be compared"
+    made.add_edge(GateReason.MOTION, (2, at(2)), Detections.empty())
+    (envelope,) = made.take(at(9))
     assert envelope.edge_model.name == "small"
 
 

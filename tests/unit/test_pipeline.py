@@ -307,7 +307,7 @@ def test_detector_looks_at_its_rate_and_its_failure_costs_no_pixels() -> None:
     assert len(rig.detector.looked) - len(looked) in {2, 3}
     items = rig.finish()
     with_answer = [i.access_unit.sequence for i in items if i.access_unit.HasField("edge")]
-    assert with_answer == looked
+    assert with_answer == looked[::2], "twice a second is no more to compare than once"
     assert words(items) == "K" + " P" * 49
 
 

@@ -537,7 +537,7 @@ class FrameEnvelope(_message.Message):
 
     @_builtins.property
     def edge_model(self) -> _detection_pb2.ModelRef:
-        """Name and version of the edge model behind `edge` answers."""
+        """Name and version of the edge model behind `edge` answers that stand, of ranges."""
 
     @_builtins.property
     def planned_for_model(self) -> _detection_pb2.ModelRef:
