@@ -1,16 +1,21 @@
 """The motion gate on real clips: what it misses, what it opens for without need, what idle time costs.
 
-    python -m benchmarks.gate [--model CLOUD] [--out FILE] VIDEO ...
+    python -m benchmarks.gate [--model CLOUD] [--windows 1x1 ...] [--out FILE] VIDEO ...
 
 A new object is one that the cloud model finds (score 0.5 and more) in at least three frames of its life
-after the first second; it counts as missed when no frame that shows it was sent. Each case of `gate_cases` is
-put on the clip, and on its calmest three seconds, played to and fro for a minute, where every frame that
-finds the gate open (or is sent) is one too many. Gate and plan are the agent's own, with their defaults.
+after the first second; it counts as missed when no frame that shows it was sent, and as unnoticed when the
+gate was closed in all of them. A window is a part of the picture taken for a camera of its own, where
+objects come and go that a whole street always has some of: 3x2 makes six of each clip.
+
+Each case of `gate_cases` is put on the clip, and on its calmest three seconds, played to and fro for a
+minute, where every frame that finds the gate open (or is sent) is one too many. Gate and plan are the agent's
+own, with their defaults.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +24,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +48,8 @@ _IDLE_S = 60.0
 _CALM_S = 3.0
 _CALM_LEVELS = 8.0
 _LEARN_S = 10.0
+# An object belongs to a window that shows so much of its box.
+_SHOWN = 0.6
 
 
 @dataclass(slots=True)
@@ -56,16 +64,19 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one clip and case.
+    """Of one clip and case, all windows of a grid (columns x rows) together.
 
-    late_s: 95th percentile of the time from an object's first sight to the first frame sent that shows it.
-    idle_open, idle_sent: share of the frames of an empty minute; None where the clip is never calm.
+    missed: never sent; unnoticed: of those, the ones that never found the gate open. late_s: 95th percentile
+    of the time from an object's first sight to the first frame sent that shows it. idle_open, idle_sent:
+    share of the frames of an empty minute; None where no window is ever calm.
     """
 
     clip: str
+    grid: str
     case: str
     objects: int
     missed: int
+    unnoticed: int
     late_s: float
     open_share: float
     sent_share: float
@@ -137,35 +148,91 @@ def to_and_fro(planes: Sequence[Luma], count: int) -> Iterator[Luma]:
         yield planes[turn[index % len(turn)]]
 
 
-def measure(pictures: Pictures, found: Sequence[Detections], case: str, apply: Case) -> Outcome:
-    """One case on one clip."""
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of the picture, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def part(self, plane: Luma) -> Luma:
+        """What it shows of a picture."""
+        return np.ascontiguousarray(plane[self.top : self.bottom, self.left : self.right])
+
+    def shown(self, found: Detections) -> Detections:
+        """The objects that are in it, boxes in its own pixels, cut off at its edges."""
+        corner = np.array([self.left, self.top] * 2, np.float32)
+        far = np.array([self.right - self.left, self.bottom - self.top] * 2, np.float32)
+        cut = np.clip(found.boxes - corner, 0, far)
+        inside = (cut[:, 2] - cut[:, 0]) * (cut[:, 3] - cut[:, 1])
+        boxes = found.boxes
+        whole = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        kept = np.flatnonzero((inside >= _SHOWN * whole) & (inside > 0))
+        names = tuple(found.class_names[it] for it in kept)
+        return Detections.build(cut[kept], found.scores[kept], found.class_ids[kept], names)
+
+
+def windows(size: tuple[int, int], columns: int, rows: int) -> list[Window]:
+    """A picture of that width and height, cut into a grid."""
+    across = np.linspace(0, size[0], columns + 1).astype(int).tolist()
+    down = np.linspace(0, size[1], rows + 1).astype(int).tolist()
+    return [
+        Window(left, top, right, bottom)
+        for top, bottom in itertools.pairwise(down)
+        for left, right in itertools.pairwise(across)
+    ]
+
+
+def measure(
+    pictures: Pictures, found: Sequence[Detections], case: str, apply: Case, grid: tuple[int, int] = (1, 1)
+) -> Outcome:
+    """One case on one clip, in every window."""
     fps = pictures.fps
-    opened, sent = look(apply(_planes(pictures), fps), fps)
-    lateness, missed = [], 0
-    new = [it for it in objects(found) if it.sure >= LEAST_FRAMES and it.shown[0] >= fps]
-    for it in new:
-        first = next((at for at in it.shown if sent[at]), None)
-        missed += first is None
-        if first is not None:
-            lateness.append((first - it.shown[0]) / fps)
-    start, end = calm_stretch(_planes(pictures), fps)
-    idle = None
-    if end > start:
-        calm = [plane for index, plane in enumerate(_planes(pictures)) if start <= index < end]
-        learn = round(_LEARN_S * fps)
-        idle = look(apply(to_and_fro(calm, round(_IDLE_S * fps) + learn), fps), fps)
-        idle = idle[0][learn:], idle[1][learn:]
+    opened_at: list[NDArray[np.bool_]] = []
+    idle: list[tuple[float, float]] = []
+    lateness: list[float] = []
+    sent_share, count, missed, unnoticed = [], 0, 0, 0
+    for window in windows(pictures.size, *grid):
+        planes = [window.part(plane) for plane in _planes(pictures)]
+        opened, sent = look(apply(planes, fps), fps)
+        opened_at.append(np.array(opened))
+        sent_share.append(float(np.mean(sent)))
+        shown = [window.shown(one) for one in found]
+        for it in objects(shown):
+            if it.sure < LEAST_FRAMES or it.shown[0] < fps:
+                continue
+            count += 1
+            first = next((at for at in it.shown if sent[at]), None)
+            if first is None:
+                missed += 1
+                unnoticed += not any(opened[at] for at in it.shown)
+            else:
+                lateness.append((first - it.shown[0]) / fps)
+        start, end = calm_stretch(planes, fps)
+        if end > start:
+            idle.append(_idle(planes[start:end], apply, fps))
     return Outcome(
         clip=pictures.path.name,
+        grid=f"{grid[0]}x{grid[1]}",
         case=case,
-        objects=len(new),
+        objects=count,
         missed=missed,
+        unnoticed=unnoticed,
         late_s=float(np.percentile(lateness, 95)) if lateness else 0.0,
-        open_share=float(np.mean(opened)),
-        sent_share=float(np.mean(sent)),
-        idle_open=float(np.mean(idle[0])) if idle else None,
-        idle_sent=float(np.mean(idle[1])) if idle else None,
+        open_share=float(np.mean(opened_at)),
+        sent_share=float(np.mean(sent_share)),
+        idle_open=float(np.mean([it[0] for it in idle])) if idle else None,
+        idle_sent=float(np.mean([it[1] for it in idle])) if idle else None,
     )
+
+
+def _idle(calm: Sequence[Luma], apply: Case, fps: float) -> tuple[float, float]:
+    """Shares of the frames of an empty minute that find the gate open, and that are sent."""
+    learn = round(_LEARN_S * fps)
+    opened, sent = look(apply(to_and_fro(calm, round(_IDLE_S * fps) + learn), fps), fps)
+    return float(np.mean(opened[learn:])), float(np.mean(sent[learn:]))
 
 
 def _planes(pictures: Pictures) -> Iterator[Luma]:
@@ -176,15 +243,27 @@ def _planes(pictures: Pictures) -> Iterator[Luma]:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A row for each clip and case."""
     shown = Table(
-        "clip", "case", "new objects", "missed", "late p95 s", "open", "sent", "idle: open", "idle: sent"
+        "clip",
+        "windows",
+        "case",
+        "new objects",
+        "missed",
+        "unnoticed",
+        "late p95 s",
+        "open",
+        "sent",
+        "idle: open",
+        "idle: sent",
     )
     for one in outcomes:
         idle = [f"{it:.3f}" if it is not None else "-" for it in (one.idle_open, one.idle_sent)]
         shown.add_row(
             one.clip,
+            one.grid,
             one.case,
             str(one.objects),
             str(one.missed),
+            str(one.unnoticed),
             f"{one.late_s:.1f}",
             f"{one.open_share:.3f}",
             f"{one.sent_share:.3f}",
@@ -193,11 +272,26 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return shown
 
 
+def _grid(text: str) -> tuple[int, int]:
+    columns, _, rows = text.partition("x")
+    if not (columns.isdigit() and rows.isdigit() and 1 <= int(columns) <= 8 and 1 <= int(rows) <= 8):
+        raise argparse.ArgumentTypeError(f"{text!r} is no grid such as 3x2, at most 8x8")
+    return int(columns), int(rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks.gate", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     parser.add_argument("--model", default="centernet-mobilenetv3", help="the cloud's model")
+    parser.add_argument(
+        "--windows",
+        nargs="+",
+        type=_grid,
+        default=[(1, 1)],
+        metavar="COLUMNSxROWS",
+        help="cut each clip into so many, each a camera of its own; several are measured in turn",
+    )
     parser.add_argument("--frames", type=int, help="only so many of each clip")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)
@@ -208,12 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for video in options.videos:
             pictures = Pictures(video, options.frames, 0.0)
             found = reference(pictures, model, CACHE)
-            for case, apply in CASES.items():
-                outcomes.append(measure(pictures, found, case, apply))
+            for grid in options.windows:
+                for case, apply in CASES.items():
+                    outcomes.append(measure(pictures, found, case, apply, grid))
     except EyelineError as problem:
         print(f"gate: {problem}", file=sys.stderr)
         return 1
-    Console(width=120).print(table(outcomes))
+    Console(width=140).print(table(outcomes))
     if options.out is not None:
         options.out.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n", "utf-8")
     return 0
