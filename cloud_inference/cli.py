@@ -1,5 +1,5 @@
-"""`cloud-inference worker | api | web | triton | repository | local | secrets | enroll | revoke | token`,
-`models`, `engines`, `tune`, and what `operate.cli` adds.
+"""`cloud-inference worker | api | web | triton | repository | local | secrets | enroll | tell | revoke`,
+`token`, `models`, `engines`, `tune`, and what `operate.cli` adds.
 
 Each command imports only what it needs. Expected failures are one line on stderr and exit status 2; Ctrl-C is
 130; SIGTERM, which asks a server to stop, is 0.
@@ -248,7 +248,7 @@ def enroll(
     from eyeline import log
 
     log.configure(level="error")
-    path = asyncio.run(
+    path, told = asyncio.run(
         hub_admin.enroll(
             state or default_state_dir(),
             hub_admin.Device.parse(device),
@@ -260,6 +260,26 @@ def enroll(
         )
     )
     print(path)
+    if not told:
+        print(
+            "the hub does not know it yet: it will once it starts here, or by cloud-inference tell",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def tell(
+    state: State = None,
+    hub: Hub = None,
+    ca: Annotated[Path | None, typer.Option(help="Authority of the hub's certificate, PEM.")] = None,
+) -> None:
+    """Tell a running hub of every tenant and device, as after it was made anew."""
+    from cloud_inference import hub_admin
+    from eyeline import log
+
+    log.configure(level="error")
+    count = asyncio.run(hub_admin.tell(state or default_state_dir(), hub=hub, ca=ca))
+    print(f"the hub knows {count} accounts")
 
 
 @app.command()

@@ -24,6 +24,8 @@ TRUST_SECRET = "eyeline-hub-trust"  # noqa: S105  # names, not what is in them
 CREDS_SECRET = "eyeline-hub-creds"  # noqa: S105
 API_SECRET = "eyeline-api-keys"  # noqa: S105
 OPERATOR_FILE = "operator.conf"
+# A Secret takes 1 MiB. Where the devices' accounts are more than this, the hub hears of them by `tell` alone.
+_MOST_ACCOUNTS_BYTES = 700_000
 
 
 def secrets(
@@ -45,6 +47,8 @@ def secrets(
     for tenant in tenants:
         trust.add_tenant(tenant)
     accounts = trust.account_jwts()
+    if sum(map(len, accounts.values())) > _MOST_ACCOUNTS_BYTES:
+        accounts = trust.account_jwts(devices=False)
     logins = {}
     for tenant in tenants:
         path = cloud_file(state_dir, tenant)

@@ -263,11 +263,13 @@ class LocalHub:
         return self.url
 
     def prepare(self) -> None:
-        """Write the accounts, and everybody's credentials where the port is fixed; `start` does it too."""
+        """Write everybody's credentials, and the accounts; `start` does it too.
+
+        Where the port is not fixed, `start` writes the credentials again once it is known.
+        """
+        self._write_credentials()
         for key, jwt in self.trust.account_jwts().items():
             creds.write_private(self.config.accounts_dir / f"{key}.jwt", jwt)
-        if self.server.port:
-            self._write_credentials()
 
     def _write_credentials(self) -> None:
         for name, pairs in self._wanted.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,25 +44,22 @@ async def enroll(
     out: Path | None = None,
     expires_s: float | None = None,
     new_tenant: bool = False,
-) -> Path:
-    """Write credentials for a device; returns their file. Older ones stay valid.
+) -> tuple[Path, bool]:
+    """Write credentials for a device; returns their file, and whether a hub was told. Older ones stay valid.
 
     hub, ca: how the device reaches the hub; None takes what a hub of this machine said last. out: None takes
-    a file in the state folder. new_tenant: make an account for a tenant that is not known yet, and tell the
-    hub. Raises `ConfigError`, `InvalidName`, `BusError`.
+    a file in the state folder. new_tenant: make an account for a tenant that is not known yet. The running
+    hub of this machine is told, else the one at `hub`; one that is not there now lets the device in once
+    `tell` was called. Raises `ConfigError`, `InvalidName`.
     """
     trust = _trust(state_dir)
-    made = new_tenant and trust.add_tenant(device.tenant)
+    if new_tenant:
+        trust.add_tenant(device.tenant)
     known = _known(state_dir)
     address = hub or known.public
     if address is None:
         raise ConfigError("no hub ran with this --state yet: give its address with --hub")
-    authority = known.ca
-    if ca is not None:
-        try:
-            authority = ca.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as problem:
-            raise ConfigError(f"--ca {ca} cannot be read: {problem}") from None
+    authority = _authority(ca) or known.ca
     found = trust.enroll(
         device.tenant,
         device.site,
@@ -72,9 +70,10 @@ async def enroll(
     )
     path = out or device_file(state_dir, device.tenant, device.site, device.name)
     creds.write_private(path, found.text())
-    if made:
-        await _tell(trust, device.tenant, state_dir, None)
-    return path
+    try:
+        return path, await _tell(trust, device, state_dir, None if _runs_here(state_dir) else hub, authority)
+    except BusError:
+        return path, False
 
 
 async def revoke(
@@ -87,42 +86,75 @@ async def revoke(
     """
     trust = _trust(state_dir)
     count = trust.revoke(device.tenant, device.site, device.name, keep_newest=keep_newest)
-    return count, await _tell(trust, device.tenant, state_dir, hub)
+    return count, await _tell(trust, device, state_dir, hub)
 
 
-async def push(url: str, trust: Trust, tenant: str, ca: str) -> None:
-    """Tell the running servers how a tenant's account stands; raises `BusError`."""
+async def tell(state_dir: Path, *, hub: str | None = None, ca: Path | None = None) -> int:
+    """Tell a hub of every tenant and device, as after it lost its disks; how many accounts that were.
+
+    Raises `ConfigError`, `BusError`.
+    """
+    trust, known = _trust(state_dir), _known(state_dir)
+    address = hub or known.local
+    if address is None:
+        raise ConfigError("no hub ran with this --state yet: give its address with --hub")
+    accounts = [jwt for key, jwt in trust.account_jwts().items() if key != trust.system_account]
+    await push(address, trust, accounts, _authority(ca) or known.ca)
+    return len(accounts)
+
+
+async def push(url: str, trust: Trust, accounts: Iterable[str], ca: str) -> None:
+    """Tell the running servers how accounts, given as their JWTs, stand; raises `BusError`."""
     system = trust.system_creds()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "system.creds"
         creds.write_private(path, creds.Creds(system.jwt, system.key, ca=ca).text())
         client = await bus.connect(url, name="trust", creds_file=path, wait=False)
         try:
-            answer = await client.request(
-                "$SYS.REQ.CLAIMS.UPDATE", trust.account_jwt(tenant).encode(), timeout=_PUSH_S
-            )
-            said = json.loads(answer.data)
+            for account in accounts:
+                answer = await client.request("$SYS.REQ.CLAIMS.UPDATE", account.encode(), timeout=_PUSH_S)
+                said = json.loads(answer.data)
+                if "error" in said or said.get("data", {}).get("code") != 200:
+                    raise BusError(
+                        f"the hub at {url} refused the change: {said.get('error', said)}", retryable=False
+                    )
         except (nats.errors.Error, TimeoutError, ValueError) as problem:
             raise BusError(f"the hub at {url} did not take the change: {problem}; try again") from None
         finally:
             await client.close()
-    if "error" in said or said.get("data", {}).get("code") != 200:
-        raise BusError(f"the hub at {url} refused the change: {said.get('error', said)}", retryable=False)
 
 
-async def _tell(trust: Trust, tenant: str, state_dir: Path, hub: str | None) -> bool:
-    """Whether there was a hub to tell."""
+async def _tell(trust: Trust, device: Device, state_dir: Path, hub: str | None, authority: str = "") -> bool:
+    """Tell of a device's account, and of its tenant's; whether there was a hub to tell."""
     known = _known(state_dir)
     address = hub or known.local
     if address is None:
         return False
+    accounts = [
+        trust.account_jwt(device.tenant),
+        trust.device_jwt(device.tenant, device.site, device.name),
+    ]
     try:
-        await push(address, trust, tenant, known.ca)
+        await push(address, trust, accounts, authority or known.ca)
     except BusError:
-        if hub is None and not (state_dir / ENDPOINTS_FILE).exists():
+        if hub is None and not _runs_here(state_dir):
             return False
         raise
     return True
+
+
+def _runs_here(state_dir: Path) -> bool:
+    return (state_dir / ENDPOINTS_FILE).exists()
+
+
+def _authority(ca: Path | None) -> str:
+    """What is in the file; raises `ConfigError`."""
+    if ca is None:
+        return ""
+    try:
+        return ca.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"--ca {ca} cannot be read: {problem}") from None
 
 
 def _trust(state_dir: Path) -> Trust:

@@ -10,12 +10,31 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from eyeline.nkey import NKey
 
 _UNLIMITED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Subjects that one account lets others use: to ask and be answered (service), or to hear (stream).
+
+    account: public key of the account that has them; empty in its own exports.
+    """
+
+    subject: str
+    kind: Literal["service", "stream"] = "service"
+    account: str = ""
+
+    @property
+    def claim(self) -> dict[str, str]:
+        """As it stands in the JWT."""
+        claim = {"subject": self.subject, "type": self.kind}
+        return claim | ({"account": self.account} if self.account else {})
 
 
 def operator(key: NKey, system_account: str) -> str:
@@ -29,14 +48,17 @@ def account(
     *,
     signed_by: NKey,
     jetstream: bool = True,
+    exports: Iterable[Share] = (),
+    imports: Iterable[Share] = (),
     device_key: str | None = None,
     device_permissions: Mapping[str, Any] | None = None,
     revoked: Mapping[str, int] | None = None,
 ) -> str:
     """An account.
 
-    device_key: public key that may sign users with `device_permissions` and no others. revoked: public keys
-    of users to the time, seconds since the Unix epoch, up to which their JWTs are void.
+    exports, imports: what other accounts may use of this one, and this one of others. device_key: public key
+    that may sign users with `device_permissions` and no others. revoked: public keys of users to the time,
+    seconds since the Unix epoch, up to which their JWTs are void.
     """
     limit = _UNLIMITED
     limits: dict[str, Any] = {
@@ -46,6 +68,10 @@ def account(
     if jetstream:
         limits |= {"mem_storage": limit, "disk_storage": limit, "streams": limit, "consumer": limit}
     claims: dict[str, Any] = {"type": "account", "limits": limits}
+    for part, shares in (("exports", exports), ("imports", imports)):
+        listed = [share.claim for share in shares]
+        if listed:
+            claims[part] = listed
     if device_key is not None:
         template = _user_limits() | _permissions(device_permissions)
         claims["signing_keys"] = [
@@ -72,25 +98,10 @@ def user(
 
 
 def device(
-    public: str,
-    name: str,
-    *,
-    signed_by: NKey,
-    account_key: str,
-    tags: Mapping[str, str],
-    expires_s: float | None = None,
+    public: str, name: str, *, signed_by: NKey, account_key: str, expires_s: float | None = None
 ) -> str:
-    """A device's user: the account says what it may do, `tags` fill in whose.
-
-    signed_by: the account's device key.
-    """
-    claims = {
-        "type": "user",
-        "issuer_account": account_key,
-        "tags": [f"{tag}:{value}" for tag, value in tags.items()],
-        "pub": {},
-        "sub": {},
-    }
+    """A device's user, whose account says what it may do. signed_by: the account's device key."""
+    claims = {"type": "user", "issuer_account": account_key, "pub": {}, "sub": {}}
     return _encode(signed_by, public, name, claims, expires_s)
 
 

@@ -1,8 +1,17 @@
-"""What devices, workers and the API may do on the hub."""
+"""What devices, workers and the API may do on the hub.
+
+Permissions alone do not hold a device: whoever may ask a stream anything chooses where the answer goes, and
+the server writes it there in its own right, be it into another device's frames or as an order to delete a
+stream. So each device has an account of its own that shares a few subjects with its tenant's: an answer comes
+back to the device's account, where no more than those few can be reached.
+"""
 
 from __future__ import annotations
 
+from cloud_inference.nats_jwt import Share
 from eyeline import subjects
+
+_API = "$JS.API"
 
 
 def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]]:
@@ -12,7 +21,6 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
     configuration, releases and profiles; artefacts of its tenant. The streams' own inbox is private, so that
     no device reads what another one asked for.
     """
-    api = "$JS.API"
     claims, desired, profiles = (
         f"KV_{bucket}" for bucket in (subjects.CLAIMS, subjects.DESIRED, subjects.PROFILES)
     )
@@ -24,22 +32,43 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
         subjects.sample_subject(site, device, "*"),
         subjects.status_subject(site, device),
         own_claims,
-        f"{api}.INFO",
+        f"{_API}.INFO",
         # Waiting for the cloud to make them, and opening the buckets.
-        *(f"{api}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
-        f"{api}.DIRECT.GET.{claims}.{own_claims}",
-        f"{api}.DIRECT.GET.{desired}.{own_desired}",
-        f"{api}.DIRECT.GET.{profiles}.{own_profiles}",
+        *(f"{_API}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
+        f"{_API}.DIRECT.GET.{claims}.{own_claims}",
+        f"{_API}.DIRECT.GET.{desired}.{own_desired}",
+        f"{_API}.DIRECT.GET.{profiles}.{own_profiles}",
         *(
-            f"{api}.DIRECT.GET.KV_{subjects.RELEASES}.$KV.{subjects.RELEASES}.{kind}.{whom}"
+            f"{_API}.DIRECT.GET.KV_{subjects.RELEASES}.$KV.{subjects.RELEASES}.{kind}.{whom}"
             for kind in ("config", "model", "agent")
             for whom in (f"device.{site}.{device}", f"site.{site}", "all")
         ),
         # Message by message; what is in them is signed, and no secret of any device.
-        f"{api}.DIRECT.GET.OBJ_{subjects.ARTEFACTS}",
+        f"{_API}.DIRECT.GET.OBJ_{subjects.ARTEFACTS}",
     ]
     subscribe = [subjects.control_subject(site, device), f"{subjects.device_inbox(site, device)}.>"]
     return {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}}
+
+
+def tenant_exports() -> list[Share]:
+    """What a tenant's account shares with its devices' accounts, each of which imports its own part only."""
+    return [
+        Share(subjects.frame_subject("*", "*", "*")),
+        Share(subjects.sample_subject("*", "*", "*")),
+        Share(subjects.status_subject("*", "*")),
+        Share(f"$KV.{subjects.CLAIMS}.{subjects.camera_key('*', '*')}"),
+        Share(f"{_API}.INFO"),
+        Share(f"{_API}.STREAM.INFO.*"),
+        Share(f"{_API}.DIRECT.GET.>"),
+        Share(subjects.control_subject("*", "*"), "stream"),
+    ]
+
+
+def device_imports(tenant: str, site: str, device: str) -> list[Share]:
+    """What a device's account has of its tenant's, whose public key is `tenant`."""
+    asks = device_permissions(site, device)["publish"]["allow"]
+    heard = subjects.control_subject(site, device)
+    return [*(Share(subject, account=tenant) for subject in asks), Share(heard, "stream", tenant)]
 
 
 def cloud_permissions() -> dict[str, dict[str, list[str]]]:

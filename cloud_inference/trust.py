@@ -1,11 +1,12 @@
-"""Who belongs: the hub's operator, an account for each tenant, and the devices that were enrolled.
+"""Who belongs: the hub's operator, an account for each tenant, and one for each device that was enrolled.
 
 One folder holds it all, private to its owner: whoever has it can make credentials. Nothing in it is needed by
 a running hub, worker or API; only `enroll` and `revoke` use it, and a hub of this machine when it starts.
 
     release.seed                   key that signs releases
     operator.seed, system.seed     keys of the operator and of the system account
-    tenants/NAME.json              keys of the tenant's account, its devices' public keys, what is revoked
+    tenants/NAME.json              keys of the tenant's and its devices' accounts, public keys of devices, and
+                                   which of them are revoked
 
 A device's own key is not kept here; only its credentials file has it.
 """
@@ -22,7 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from cloud_inference import nats_jwt
-from cloud_inference.permissions import cloud_permissions, device_permissions
+from cloud_inference.permissions import (
+    cloud_permissions,
+    device_imports,
+    device_permissions,
+    tenant_exports,
+)
 from eyeline.creds import Creds, write_private
 from eyeline.errors import ConfigError
 from eyeline.nkey import Kind, NKey
@@ -61,14 +67,26 @@ class Trust:
         """Their names, sorted."""
         return sorted(path.stem for path in (self._folder / "tenants").glob("*.json"))
 
-    def account_jwts(self) -> dict[str, str]:
-        """The system's and every tenant's account, by public key, as they stand now."""
+    def account_jwts(self, *, devices: bool = True) -> dict[str, str]:
+        """The system's, every tenant's and every device's account, by public key, as they stand now."""
         system = nats_jwt.account(self._system, "SYS", signed_by=self._operator, jetstream=False)
-        return {self._system.public: system} | dict(self._account(name) for name in self.tenants)
+        found = {self._system.public: system}
+        for tenant in self.tenants:
+            record = self._read(tenant)
+            found |= [self._account(tenant, record)]
+            if devices:
+                found |= [self._device_account(tenant, record, name) for name in _devices(record)]
+        return found
 
     def account_jwt(self, tenant: str) -> str:
         """One tenant's account; raises `ConfigError` for an unknown tenant."""
-        return self._account(tenant)[1]
+        return self._account(tenant, self._read(tenant))[1]
+
+    def device_jwt(self, tenant: str, site: str, device: str) -> str:
+        """One device's account; raises `ConfigError` for an unknown one."""
+        record = self._read(tenant)
+        self._known(record, tenant, site, device)
+        return self._device_account(tenant, record, f"{site}/{device}")[1]
 
     def system_creds(self) -> Creds:
         """A user of the system account, for a minute or two: it may tell servers of changed accounts."""
@@ -93,8 +111,7 @@ class Trust:
         with self._locked():
             if self._path(name).exists():
                 return False
-            keys = {part: NKey.generate(Kind.ACCOUNT).seed for part in ("account", "device_key")}
-            self._write(name, {**keys, "devices": {}, "revoked": {}})
+            self._write(name, {"account": NKey.generate(Kind.ACCOUNT).seed, "devices": {}, "revoked": {}})
         return True
 
     def cloud_creds(self, tenant: str) -> Creds:
@@ -127,19 +144,22 @@ class Trust:
         """
         check_token(site, "site")
         check_token(device, "device")
-        key = NKey.generate(Kind.USER)
+        key, name = NKey.generate(Kind.USER), f"{site}/{device}"
         with self._locked():
             record = self._read(tenant)
+            known = _devices(record).get(name) or {
+                **{part: NKey.generate(Kind.ACCOUNT).seed for part in ("account", "signer")},
+                "issued": [],
+            }
             jwt = nats_jwt.device(
                 key.public,
                 f"{site}.{device}",
-                signed_by=NKey.from_seed(record["device_key"]),
-                account_key=NKey.from_seed(record["account"]).public,
-                tags={"site": site, "device": device},
+                signed_by=NKey.from_seed(known["signer"]),
+                account_key=NKey.from_seed(known["account"]).public,
                 expires_s=expires_s,
             )
-            issued = record["devices"].setdefault(f"{site}/{device}", [])
-            issued.append({"key": key.public, "issued": int(time.time())})
+            known["issued"].append({"key": key.public, "issued": int(time.time())})
+            record["devices"][name] = known
             self._write(tenant, record)
         own = {"tenant": tenant, "site": site, "device": device, "release-key": self.release_key().public}
         return Creds(jwt, key, {**own, **(names or {})}, ca)
@@ -147,12 +167,12 @@ class Trust:
     def valid(self, tenant: str, site: str, device: str) -> list[str]:
         """Public keys of a device that are not revoked, the newest last; raises `ConfigError`."""
         record = self._read(tenant)
-        issued = record["devices"].get(f"{site}/{device}", [])
+        issued = _devices(record).get(f"{site}/{device}", {}).get("issued", [])
         return [one["key"] for one in issued if one["key"] not in record["revoked"]]
 
     def enrolled(self, tenant: str, site: str, device: str) -> bool:
         """Whether the device ever got credentials."""
-        return f"{site}/{device}" in self._read(tenant)["devices"]
+        return f"{site}/{device}" in _devices(self._read(tenant))
 
     def revoke(self, tenant: str, site: str, device: str, *, keep_newest: bool = False) -> int:
         """Make a device's credentials void, all or all but the newest; how many that were.
@@ -161,9 +181,7 @@ class Trust:
         """
         with self._locked():
             record = self._read(tenant)
-            if f"{site}/{device}" not in record["devices"]:
-                known = ", ".join(sorted(record["devices"])) or "none"
-                raise ConfigError(f"device {site}/{device} of {tenant} was never enrolled; known: {known}")
+            self._known(record, tenant, site, device)
             keys = self.valid(tenant, site, device)
             void = keys[:-1] if keep_newest else keys
             # Far ahead, so that a clock set back does not let them in again: keys are never used twice.
@@ -171,18 +189,33 @@ class Trust:
             self._write(tenant, record)
         return len(void)
 
-    def _account(self, tenant: str) -> tuple[str, str]:
-        record = self._read(tenant)
+    def _account(self, tenant: str, record: Mapping[str, Any]) -> tuple[str, str]:
+        """Public key and JWT of a tenant's account."""
         key = NKey.from_seed(record["account"])
-        jwt = nats_jwt.account(
+        return key.public, nats_jwt.account(key, tenant, signed_by=self._operator, exports=tenant_exports())
+
+    def _device_account(self, tenant: str, record: Mapping[str, Any], name: str) -> tuple[str, str]:
+        """Public key and JWT of a device's account."""
+        known, (site, device) = _devices(record)[name], name.split("/")
+        key = NKey.from_seed(known["account"])
+        issued = {one["key"] for one in known["issued"]}
+        return key.public, nats_jwt.account(
             key,
-            tenant,
+            f"{tenant}.{site}.{device}",
             signed_by=self._operator,
-            device_key=NKey.from_seed(record["device_key"]).public,
-            device_permissions=device_permissions("{{tag(site)}}", "{{tag(device)}}"),
-            revoked=record["revoked"],
+            jetstream=False,
+            imports=device_imports(NKey.from_seed(record["account"]).public, site, device),
+            device_key=NKey.from_seed(known["signer"]).public,
+            device_permissions=device_permissions(site, device),
+            revoked={one: until for one, until in record["revoked"].items() if one in issued},
         )
-        return key.public, jwt
+
+    @staticmethod
+    def _known(record: Mapping[str, Any], tenant: str, site: str, device: str) -> None:
+        """Raises `ConfigError` for a device that was never enrolled."""
+        if f"{site}/{device}" not in _devices(record):
+            known = ", ".join(sorted(_devices(record))) or "none"
+            raise ConfigError(f"device {site}/{device} of {tenant} was never enrolled; known: {known}")
 
     def _path(self, tenant: str) -> Path:
         return self._folder / "tenants" / f"{check_token(tenant, 'tenant')}.json"
@@ -196,7 +229,7 @@ class Trust:
             raise ConfigError(f"tenant {tenant} is not known here; known: {known}") from None
         except (OSError, ValueError) as problem:
             raise ConfigError(f"{path} cannot be read ({problem}): restore it from a backup") from None
-        if not isinstance(record, dict) or not {"account", "device_key", "devices", "revoked"} <= set(record):
+        if not isinstance(record, dict) or not {"account", "devices", "revoked"} <= set(record):
             raise ConfigError(f"{path} is damaged: restore it from a backup")
         return record
 
@@ -223,3 +256,8 @@ class Trust:
             yield
         finally:
             os.close(descriptor)
+
+
+def _devices(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The devices with accounts of their own; others are of an earlier version, and enrolled anew."""
+    return {name: known for name, known in record["devices"].items() if isinstance(known, dict)}

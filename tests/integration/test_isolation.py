@@ -413,10 +413,12 @@ async def test_a_device_signs_nobody_else_in(hub: LocalHub, tmp_path: Path) -> N
     """Keys in the wrong place: a device's as an account's, one tenant's for another's, for more rights."""
     folder = tmp_path / "hub" / "trust" / "tenants"
     acme, globex = (json.loads((folder / f"{name}.json").read_text()) for name in ("acme", "globex"))
-    device_key = NKey.from_seed(acme["device_key"])
-    accounts = [NKey.from_seed(record["account"]).public for record in (acme, globex)]
+    device_key = NKey.from_seed(acme["devices"]["yard/box1"]["signer"])
+    devices = [
+        record["devices"][f"yard/{box}"] for record, box in ((acme, "box1"), (acme, "box2"), (globex, "box1"))
+    ]
+    accounts = [NKey.from_seed(record["account"]).public for record in (*devices, acme, globex)]
     held = creds.read(hub.tenant("acme").device(SITE, "box1").creds).key
-    tags = {"site": SITE, "device": "box1"}
     new = NKey.generate(Kind.USER)
 
     async def refused(jwt: str, key: NKey = new) -> None:
@@ -426,11 +428,13 @@ async def test_a_device_signs_nobody_else_in(hub: LocalHub, tmp_path: Path) -> N
             await bus.connect(hub.url, name="forger", creds_file=path, wait=False)
         assert not caught.value.retryable
 
-    # Another tenant's account, by a key that is not its own.
-    await refused(nats_jwt.device(new.public, "x", signed_by=device_key, account_key=accounts[1], tags=tags))
+    # Another device's account, or a tenant's, by a key that is not its own.
+    for account in accounts[1:]:
+        await refused(nats_jwt.device(new.public, "x", signed_by=device_key, account_key=account))
     # By a device's own key, and by a key of nobody.
     for signer in (held, NKey.generate(Kind.ACCOUNT)):
-        await refused(nats_jwt.device(new.public, "x", signed_by=signer, account_key=accounts[0], tags=tags))
+        for account in accounts:
+            await refused(nats_jwt.device(new.public, "x", signed_by=signer, account_key=account))
     # Somebody's JWT without their key.
     jwt = creds.read(hub.tenant("globex").device(SITE, "box1").creds).jwt
     await refused(jwt)
@@ -467,7 +471,8 @@ async def test_a_revoked_device_is_cut_at_once_and_stays_out(hub: LocalHub, tmp_
     with pytest.raises(BusError, match="no longer, valid"):
         await bus.connect(hub.url, name="box1", creds_file=path, wait=False)
     # Only a person does.
-    again = await hub_admin.enroll(state, device)
+    again, told = await hub_admin.enroll(state, device)
+    assert told
     await (await bus.connect(hub.url, name="box1", creds_file=again, wait=False)).close()
 
 
@@ -490,7 +495,7 @@ async def test_rotation_without_downtime(hub: LocalHub, tmp_path: Path) -> None:
     running = asyncio.create_task(link.run())
     try:
         before = await link.ready()
-        new = await hub_admin.enroll(state, device, out=tmp_path / "new.creds")
+        new, _ = await hub_admin.enroll(state, device, out=tmp_path / "new.creds")
         assert not before.closed.is_set()
         creds.write_private(held, new.read_text())
         assert await hub_admin.revoke(state, device, keep_newest=True) == (1, True)
@@ -510,7 +515,7 @@ async def test_rotation_without_downtime(hub: LocalHub, tmp_path: Path) -> None:
 
 
 async def test_credentials_that_expire(hub: LocalHub, tmp_path: Path) -> None:
-    path = await hub_admin.enroll(
+    path, _ = await hub_admin.enroll(
         tmp_path / "hub", hub_admin.Device.parse("acme/yard/box3"), expires_s=2, out=tmp_path / "short.creds"
     )
     client = await bus.connect(hub.url, name="box3", creds_file=path, wait=False)
@@ -519,7 +524,7 @@ async def test_credentials_that_expire(hub: LocalHub, tmp_path: Path) -> None:
 
 
 async def test_a_new_tenant_on_a_running_hub(hub: LocalHub, tmp_path: Path) -> None:
-    path = await hub_admin.enroll(
+    path, _ = await hub_admin.enroll(
         tmp_path / "hub",
         hub_admin.Device.parse("umbrella/lab/box1"),
         new_tenant=True,
@@ -574,4 +579,60 @@ async def test_a_device_reads_what_is_released_for_it_and_writes_none_of_it(hub:
         await (await acme.jetstream().object_store(subjects.ARTEFACTS)).get("thing")
     ).data == b"ours" * 100
     for client in (acme, globex, box):
+        await client.close()
+
+
+async def test_an_answer_that_a_device_sends_elsewhere_reaches_nobody(hub: LocalHub) -> None:
+    """Whoever asks says where the answer goes, and a server's answer needs no permission to get there."""
+    await ready(hub)
+    acme, box1, box2 = (
+        await cloud_client(hub),
+        await device_client(hub),
+        await device_client(hub, device="box2"),
+    )
+    js = acme.jetstream()
+    before = {info.config.name for info in await js.streams_info()}
+    heard = await box2.subscribe(subjects.control_subject(SITE, "box2"))
+    await box2.flush()
+    wishes = await js.key_value(subjects.DESIRED)
+    kept = await wishes.put(subjects.desired_key(SITE, "box2"), b"masks")
+    result_, frame = subjects.result_subject(SITE, "door"), subjects.frame_subject(SITE, "box2", "door")
+    await js.publish(result_, b"an answer")
+    # What it asks for gives what it wrote itself, nothing at all, or that something was stored.
+    own = f"$KV.{subjects.CLAIMS}.{SITE}.gate"
+    await box1.request(own, b"forged", timeout=2)
+    said = f"$JS.API.DIRECT.GET.KV_{subjects.CLAIMS}.{own}"
+    nothing = f"$JS.API.DIRECT.GET.KV_{subjects.RELEASES}.$KV.{subjects.RELEASES}.model.all"
+    stored = subjects.frame_subject(SITE, "box1", "gate")
+    targets = [
+        *(
+            f"$JS.{domain}API.STREAM.{call}.{stream}"
+            for domain in ("", f"{subjects.HUB_DOMAIN}.")
+            for call in ("DELETE", "PURGE", "MSG.DELETE")
+            for stream in (subjects.RESULTS, subjects.AUDIT, subjects.FRAMES)
+        ),
+        *(result_, frame, subjects.status_subject(SITE, "box2"), subjects.AUDIT_SUBJECT),
+        *(f"$KV.{subjects.DESIRED}.{SITE}.box2", f"$KV.{subjects.LEASES}.{SITE}.door"),
+        *(f"$KV.{subjects.RELEASES}.config.all", subjects.control_subject(SITE, "box2")),
+        *(f"{subjects.device_inbox(SITE, 'box2')}.x", subjects.erased_subject(SITE, "door")),
+    ]
+    everything = await acme.subscribe(">")
+    await acme.flush()
+    for target in targets:
+        for asked in (said, nothing, stored):
+            await box1.publish(asked, b"", reply=target)
+    await box1.request(said, b"", timeout=2)  # they were all answered
+    await acme.flush()
+    assert {info.config.name for info in await js.streams_info()} == before
+    assert (await js.get_last_msg(subjects.RESULTS, result_)).data == b"an answer"
+    assert (await wishes.get(subjects.desired_key(SITE, "box2"))).revision == kept
+    for stream, count in ((subjects.AUDIT, 0), (subjects.RESULTS, 1), (subjects.STATUS, 0)):
+        assert (await js.stream_info(stream)).state.messages == count
+    found = set()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            found.add((await everything.next_msg(timeout=0.3)).subject)
+    assert not found & set(targets)
+    assert heard.pending_msgs == 0
+    for client in (acme, box1, box2):
         await client.close()

@@ -137,7 +137,8 @@ async def test_a_hub_that_others_reach_by_a_name(tmp_path: Path) -> None:
         await cloud.flush()
         await cloud.close()
         box3 = hub_admin.Device.parse(f"acme/{SITE}/box3")
-        assert creds.read(await hub_admin.enroll(state, box3)).names["hub"] == hub.url
+        path, told = await hub_admin.enroll(state, box3)
+        assert (creds.read(path).names["hub"], told) == (hub.url, False)  # hub.example is nowhere
         assert await hub_admin.revoke(state, box3) == (1, True)
         certificate = ssl.PEM_cert_to_DER_cert((state / "tls" / "server.pem").read_text())
         assert b"hub.example" in certificate
@@ -149,7 +150,7 @@ async def test_an_agent_joins_with_one_file(secure: LocalHub, tmp_path: Path, we
     """`init --join FILE`, then `run`: over TLS, or over WebSocket on the one port that is open."""
     cloud = await cloud_client(secure)
     await streams.ensure(cloud.jetstream(), StreamSettings())
-    join = await hub_admin.enroll(
+    join, _ = await hub_admin.enroll(
         tmp_path / "hub",
         hub_admin.Device.parse(f"acme/{SITE}/box7"),
         hub=secure.websocket_url if websocket else None,

@@ -221,7 +221,7 @@ def test_triton_has_the_shared_memory_that_a_full_batch_needs() -> None:
         assert int(found["backend-config"]) >= needed, name
 
 
-def test_secrets_are_the_same_when_made_again(tmp_path: Path) -> None:
+def test_secrets_are_the_same_when_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cluster.secrets(
         tmp_path / "state", ["acme", "globex"], hub="nats://hub:4222", namespace="eyeline"
     )
@@ -235,5 +235,12 @@ def test_secrets_are_the_same_when_made_again(tmp_path: Path) -> None:
     # Both accounts, and not the system's: that one is preloaded.
     accounts = [file for file in first[0]["stringData"] if file.endswith(".jwt")]
     assert len(accounts) == 2
+    # With the devices that were enrolled, as long as they fit.
+    cluster.Trust(tmp_path / "state" / "trust").enroll("acme", "yard", "box1")
+    names = ["acme", "globex"]
+    for most, count in ((cluster._MOST_ACCOUNTS_BYTES, 3), (5000, 2)):
+        monkeypatch.setattr(cluster, "_MOST_ACCOUNTS_BYTES", most)
+        more = cluster.secrets(tmp_path / "state", names, hub="nats://hub:4222", namespace="eyeline")
+        assert len([file for file in more[0]["stringData"] if file.endswith(".jwt")]) == count
     cluster.write(tmp_path / "secrets.yaml", first)
     assert (tmp_path / "secrets.yaml").stat().st_mode & 0o077 == 0

@@ -15,12 +15,13 @@ from tests.support.manifests import overlay
 
 def secrets(state: Path) -> dict[str, dict[str, str]]:
     """By name, as `cloud-inference secrets` and `enroll` make them."""
-    made = cluster.secrets(state, ["default"], hub="nats://eyeline-nats:4222")
-    device = asyncio.run(
+    cluster.secrets(state, ["default"], hub="nats://eyeline-nats:4222")
+    device, _ = asyncio.run(
         hub_admin.enroll(
             state, hub_admin.Device("default", "dev", "edge"), hub="nats://eyeline-nats.eyeline:4222"
         )
     )
+    made = cluster.secrets(state, ["default"], hub="nats://eyeline-nats:4222")  # with the device's account
     files = {it["metadata"]["name"]: dict(it["stringData"]) for it in made}
     return files | {"eyeline-edge-creds": {"device.creds": device.read_text(encoding="utf-8")}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from cloud_inference import nats_jwt
 from cloud_inference.hub import HubConfig, LocalHub, config_text
-from cloud_inference.permissions import device_permissions
+from cloud_inference.permissions import device_imports, device_permissions, tenant_exports
 from cloud_inference.pki import Files
 from cloud_inference.trust import Trust
 from eyeline.creds import parse
@@ -79,6 +80,22 @@ def test_a_device_is_allowed_its_own_subjects_only() -> None:
         assert "PURGE" not in subject
 
 
+def test_a_device_s_account_has_no_more_of_its_tenant_s() -> None:
+    shared = {(share.subject, share.kind) for share in tenant_exports()}
+    asked = device_permissions("yard", "box1")["publish"]["allow"]
+    imports = device_imports("AT", "yard", "box1")
+    assert [share.subject for share in imports if share.kind == "service"] == asked
+    assert [share.subject for share in imports if share.kind == "stream"] == ["eyeline.v1.control.yard.box1"]
+    for share in imports:
+        assert share.account == "AT"
+        assert any(kind == share.kind and covers(whole, share.subject) for whole, kind in shared)
+
+
+def covers(whole: str, subject: str) -> bool:
+    pattern = re.escape(whole).replace(r"\*", "[^.]+").replace(">", ".+")
+    return re.fullmatch(pattern, subject) is not None
+
+
 def test_names_that_look_alike_have_different_inboxes() -> None:
     one, other = device_permissions("a_b", "c"), device_permissions("a", "b_c")
     assert one["subscribe"]["allow"][1] != other["subscribe"]["allow"][1]
@@ -130,7 +147,6 @@ def test_a_credentials_file_holds_everything(tmp_path: Path) -> None:
     assert (read.jwt, read.key.seed, read.ca) == (made.jwt, made.key.seed, CERTIFICATE)
     named = {"tenant": "acme", "site": "Yard", "device": "box_1", "hub": "tls://h:1"}
     assert read.names == {**named, "release-key": trust.release_key().public}
-    assert read.claims["nats"]["tags"] == ["site:Yard", "device:box_1"]
     seed = made.key.seed
     other = seed[:20] + ("B" if seed[20] == "A" else "A") + seed[21:]
     for damaged in (made.text().replace(seed, other), "", "-----BEGIN NATS"):
