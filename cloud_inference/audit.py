@@ -1,9 +1,9 @@
 """The audit log of a tenant: who saw, took, changed or erased what, and when.
 
-A stream of its own that only grows: the server refuses to delete or purge, and the credentials of worker and
-API do not let them change or delete the stream. Each entry carries the SHA-256 of the one before it and is
-stored only right behind it (`Nats-Expected-Last-Sequence`), so that one that was taken out or changed shows.
-What an entry tells of happens only once the entry is stored.
+A stream of its own that only grows: the server refuses to delete or purge, and the stream is in an account of
+its own, of which worker and API can only add to it and read it. Each entry carries the SHA-256 of the one
+before it and is stored only right behind it (`Nats-Expected-Last-Sequence`), so that one taken out or
+changed shows. What an entry tells of happens only once the entry is stored.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import nats.errors
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
-from cloud_inference.feed import Feed
 from eyeline import subjects
 from eyeline.errors import BusError
 
@@ -32,6 +30,8 @@ _WRONG_LAST_SEQUENCE: Final = 10071
 _TIMEOUT_S: Final = 3.0
 # Against others who write at the same time.
 _ATTEMPTS: Final = 50
+# Entries that are read at a time.
+_AT_ONCE: Final = 128
 # The same caller's same view is written once in this time.
 _VIEW_S: Final = 60.0
 _VIEWS_REMEMBERED: Final = 10_000
@@ -62,11 +62,16 @@ class Entry:
         return any(s in {"*", site} and c in {"*", camera} for s, c in pairs)
 
 
+def context(js: JetStreamContext) -> JetStreamContext:
+    """JetStream of the account with the audit log, over the same connection."""
+    return JetStreamContext(js._nc, prefix=subjects.AUDIT_API, timeout=js._timeout)
+
+
 class AuditLog:
     """Writes a tenant's log; any number of programs may at the same time."""
 
     def __init__(self, js: JetStreamContext) -> None:
-        self._js = js
+        self._js = context(js)
         self._lock = asyncio.Lock()
         # Sequence and digest of the newest entry, None while not known.
         self._newest: tuple[int, str] | None = None
@@ -134,25 +139,27 @@ class AuditLog:
         return stored.seq or 0, hashlib.sha256(stored.data or b"").hexdigest()
 
 
-async def read(connection: Client, js: JetStreamContext) -> AsyncIterator[Entry]:
+async def read(js: JetStreamContext) -> AsyncIterator[Entry]:
     """Every entry that is kept, oldest first; raises `BusError`."""
-    feed = Feed(connection, js, subjects.AUDIT, [subjects.AUDIT_SUBJECT], start_sequence=1)
+    log = context(js)
+
+    async def entry(sequence: int) -> Entry | None:
+        try:
+            stored = await log.get_msg(subjects.AUDIT, sequence, direct=True)
+        except NotFoundError:
+            return None
+        stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
+        return _entry(stored.data or b"", sequence, stored_ns)
+
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            await feed.open()
-        if not feed.pending_at_start:
-            return
-        while True:
-            async with asyncio.timeout(_TIMEOUT_S * 3):
-                messages = await feed.take(256)
-            for message in messages:
-                yield _entry(message.data, message.sequence, message.stored_ns)
-            if messages[-1].pending == 0:
-                return
-    except TimeoutError:
-        raise BusError("the audit log cannot be read: no answer") from None
-    finally:
-        await feed.close()
+        state = (await log.stream_info(subjects.AUDIT)).state
+        for start in range(max(1, state.first_seq), state.last_seq + 1, _AT_ONCE):
+            some = range(start, min(start + _AT_ONCE, state.last_seq + 1))
+            for found in await asyncio.gather(*(entry(sequence) for sequence in some)):
+                if found is not None:
+                    yield found
+    except (TimeoutError, APIError, nats.errors.Error) as problem:
+        raise BusError(f"the audit log cannot be read: {str(problem) or 'no answer'}") from None
 
 
 @dataclass(slots=True)

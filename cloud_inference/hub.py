@@ -17,7 +17,6 @@ from typing import Any
 import structlog
 
 from cloud_inference import pki
-from cloud_inference.permissions import cloud_permissions
 from cloud_inference.trust import Trust
 from eyeline import creds, subjects
 from eyeline.creds import Creds
@@ -291,11 +290,7 @@ class LocalHub:
     def _cloud(self, tenant: str) -> Path:
         path = cloud_file(self._state_dir, tenant)
         found = _read(path)
-        current = found is not None and (
-            found.claims.get("iss") in self.trust.account_jwts()
-            and found.claims.get("nats", {}).get("pub") == cloud_permissions()["publish"]
-        )
-        if found is None or not current:
+        if found is None or found.claims.get("iss") not in self.trust.account_jwts(devices=False):
             found = self.trust.cloud_creds(tenant)
         self._keep(path, found, hub=self.local_url, public=self.url)
         return path

@@ -131,7 +131,7 @@ async def _tell(trust: Trust, device: Device, state_dir: Path, hub: str | None, 
     if address is None:
         return False
     accounts = [
-        trust.account_jwt(device.tenant),
+        *trust.tenant_jwts(device.tenant),
         trust.device_jwt(device.tenant, device.site, device.name),
     ]
     try:

@@ -23,18 +23,21 @@ _UNLIMITED = -1
 class Share:
     """Subjects that one account lets others use: to ask and be answered (service), or to hear (stream).
 
-    account: public key of the account that has them; empty in its own exports.
+    account: public key of the account that has them; empty in its own exports. local: what the importing one
+    calls a service, if not the same.
     """
 
     subject: str
     kind: Literal["service", "stream"] = "service"
     account: str = ""
+    local: str = ""
 
     @property
     def claim(self) -> dict[str, str]:
         """As it stands in the JWT."""
         claim = {"subject": self.subject, "type": self.kind}
-        return claim | ({"account": self.account} if self.account else {})
+        more = {"account": self.account, "local_subject": self.local}
+        return claim | {name: value for name, value in more.items() if value}
 
 
 def operator(key: NKey, system_account: str) -> str:

@@ -1,9 +1,10 @@
-"""What devices, workers and the API may do on the hub.
+"""What devices and tenants may do on the hub.
 
 Permissions alone do not hold a device: whoever may ask a stream anything chooses where the answer goes, and
 the server writes it there in its own right, be it into another device's frames or as an order to delete a
 stream. So each device has an account of its own that shares a few subjects with its tenant's: an answer comes
-back to the device's account, where no more than those few can be reached.
+back to the device's account, where no more than those few can be reached. For the same reason a tenant's
+audit log is in an account beside the tenant's, in which worker and API may do everything.
 """
 
 from __future__ import annotations
@@ -71,11 +72,15 @@ def device_imports(tenant: str, site: str, device: str) -> list[Share]:
     return [*(Share(subject, account=tenant) for subject in asks), Share(heard, "stream", tenant)]
 
 
-def cloud_permissions() -> dict[str, dict[str, list[str]]]:
-    """What worker and API may do in their tenant's account: everything, but make the audit log forget."""
-    calls = ("STREAM.DELETE", "STREAM.UPDATE", "STREAM.PURGE", "STREAM.MSG.DELETE")
-    domains = ("$JS.API", f"$JS.{subjects.HUB_DOMAIN}.API")
-    denied = [f"{domain}.{call}.{subjects.AUDIT}" for domain in domains for call in calls]
-    # A snapshot that is put back would be another way.
-    denied += [f"{domain}.STREAM.RESTORE.{subjects.AUDIT}" for domain in domains]
-    return {"publish": {"deny": denied}, "subscribe": {}}
+def audit_exports() -> list[Share]:
+    """What the account with a tenant's audit log lets the tenant do: make it, add to it, and read it."""
+    calls = ("STREAM.INFO", "STREAM.CREATE", "STREAM.MSG.GET", "DIRECT.GET")
+    return [Share(subjects.AUDIT_SUBJECT), *(Share(f"{_API}.{call}.{subjects.AUDIT}") for call in calls)]
+
+
+def tenant_imports(audit: str) -> list[Share]:
+    """What a tenant's account has of the one with its audit log, whose public key is `audit`."""
+    return [
+        Share(it.subject, account=audit, local=it.subject.replace(_API, subjects.AUDIT_API, 1))
+        for it in audit_exports()
+    ]

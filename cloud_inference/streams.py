@@ -12,6 +12,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
+from cloud_inference import audit
 from cloud_inference.config import StreamSettings
 from eyeline import bus, subjects
 
@@ -42,7 +43,7 @@ async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
     for config in configs(settings):
         await bus.ensure_stream(js, config)
     # Never changed: whoever may change its limits can empty it.
-    await bus.ensure_stream(js, audit_config(settings), change=False)
+    await bus.ensure_stream(audit.context(js), audit_config(settings), change=False)
     for bucket in BUCKETS:
         await bus.ensure_bucket(
             js,
@@ -122,7 +123,7 @@ def configs(settings: StreamSettings) -> list[StreamConfig]:
 
 
 def audit_config(settings: StreamSettings) -> StreamConfig:
-    """The audit log: the server itself refuses to delete or purge what is in it."""
+    """The audit log, in an account of its own; the server itself refuses to delete or purge what is in it."""
     return StreamConfig(
         name=subjects.AUDIT,
         subjects=[subjects.AUDIT_SUBJECT],

@@ -5,8 +5,8 @@ a running hub, worker or API; only `enroll` and `revoke` use it, and a hub of th
 
     release.seed                   key that signs releases
     operator.seed, system.seed     keys of the operator and of the system account
-    tenants/NAME.json              keys of the tenant's and its devices' accounts, public keys of devices, and
-                                   which of them are revoked
+    tenants/NAME.json              keys of the accounts of tenant, audit log and devices; public keys of
+                                   devices, and which of them are revoked
 
 A device's own key is not kept here; only its credentials file has it.
 """
@@ -24,10 +24,11 @@ from typing import Any
 
 from cloud_inference import nats_jwt
 from cloud_inference.permissions import (
-    cloud_permissions,
+    audit_exports,
     device_imports,
     device_permissions,
     tenant_exports,
+    tenant_imports,
 )
 from eyeline.creds import Creds, write_private
 from eyeline.errors import ConfigError
@@ -73,14 +74,14 @@ class Trust:
         found = {self._system.public: system}
         for tenant in self.tenants:
             record = self._read(tenant)
-            found |= [self._account(tenant, record)]
+            found |= self._accounts(tenant, record)
             if devices:
-                found |= [self._device_account(tenant, record, name) for name in _devices(record)]
+                found |= [self._device_account(tenant, record, name) for name in record["devices"]]
         return found
 
-    def account_jwt(self, tenant: str) -> str:
-        """One tenant's account; raises `ConfigError` for an unknown tenant."""
-        return self._account(tenant, self._read(tenant))[1]
+    def tenant_jwts(self, tenant: str) -> list[str]:
+        """One tenant's account, and that of its audit log; raises `ConfigError` for an unknown tenant."""
+        return list(self._accounts(tenant, self._read(tenant)).values())
 
     def device_jwt(self, tenant: str, site: str, device: str) -> str:
         """One device's account; raises `ConfigError` for an unknown one."""
@@ -111,11 +112,12 @@ class Trust:
         with self._locked():
             if self._path(name).exists():
                 return False
-            self._write(name, {"account": NKey.generate(Kind.ACCOUNT).seed, "devices": {}, "revoked": {}})
+            keys = {part: NKey.generate(Kind.ACCOUNT).seed for part in ("account", "audit")}
+            self._write(name, {**keys, "devices": {}, "revoked": {}})
         return True
 
     def cloud_creds(self, tenant: str) -> Creds:
-        """A new user for worker and API, who may do all that `cloud_permissions` leaves."""
+        """A new user for worker and API, who may do everything in the tenant's account."""
         record = self._read(tenant)
         account, key = NKey.from_seed(record["account"]), NKey.generate(Kind.USER)
         jwt = nats_jwt.user(
@@ -123,7 +125,6 @@ class Trust:
             f"{tenant}.cloud",
             signed_by=account,
             account_key=account.public,
-            permissions=cloud_permissions(),
         )
         return Creds(jwt, key, {"tenant": tenant})
 
@@ -147,7 +148,7 @@ class Trust:
         key, name = NKey.generate(Kind.USER), f"{site}/{device}"
         with self._locked():
             record = self._read(tenant)
-            known = _devices(record).get(name) or {
+            known = record["devices"].get(name) or {
                 **{part: NKey.generate(Kind.ACCOUNT).seed for part in ("account", "signer")},
                 "issued": [],
             }
@@ -167,12 +168,12 @@ class Trust:
     def valid(self, tenant: str, site: str, device: str) -> list[str]:
         """Public keys of a device that are not revoked, the newest last; raises `ConfigError`."""
         record = self._read(tenant)
-        issued = _devices(record).get(f"{site}/{device}", {}).get("issued", [])
+        issued = record["devices"].get(f"{site}/{device}", {}).get("issued", [])
         return [one["key"] for one in issued if one["key"] not in record["revoked"]]
 
     def enrolled(self, tenant: str, site: str, device: str) -> bool:
         """Whether the device ever got credentials."""
-        return f"{site}/{device}" in _devices(self._read(tenant))
+        return f"{site}/{device}" in self._read(tenant)["devices"]
 
     def revoke(self, tenant: str, site: str, device: str, *, keep_newest: bool = False) -> int:
         """Make a device's credentials void, all or all but the newest; how many that were.
@@ -189,14 +190,23 @@ class Trust:
             self._write(tenant, record)
         return len(void)
 
-    def _account(self, tenant: str, record: Mapping[str, Any]) -> tuple[str, str]:
-        """Public key and JWT of a tenant's account."""
-        key = NKey.from_seed(record["account"])
-        return key.public, nats_jwt.account(key, tenant, signed_by=self._operator, exports=tenant_exports())
+    def _accounts(self, tenant: str, record: Mapping[str, Any]) -> dict[str, str]:
+        """JWTs of a tenant's account and of its audit log's, by public key."""
+        key, audit = NKey.from_seed(record["account"]), NKey.from_seed(record["audit"])
+        log = nats_jwt.account(audit, f"{tenant}.audit", signed_by=self._operator, exports=audit_exports())
+        own = nats_jwt.account(
+            key,
+            tenant,
+            signed_by=self._operator,
+            exports=tenant_exports(),
+            imports=tenant_imports(audit.public),
+        )
+        # The log's first: the other imports from it.
+        return {audit.public: log, key.public: own}
 
     def _device_account(self, tenant: str, record: Mapping[str, Any], name: str) -> tuple[str, str]:
         """Public key and JWT of a device's account."""
-        known, (site, device) = _devices(record)[name], name.split("/")
+        known, (site, device) = record["devices"][name], name.split("/")
         key = NKey.from_seed(known["account"])
         issued = {one["key"] for one in known["issued"]}
         return key.public, nats_jwt.account(
@@ -213,8 +223,8 @@ class Trust:
     @staticmethod
     def _known(record: Mapping[str, Any], tenant: str, site: str, device: str) -> None:
         """Raises `ConfigError` for a device that was never enrolled."""
-        if f"{site}/{device}" not in _devices(record):
-            known = ", ".join(sorted(_devices(record))) or "none"
+        if f"{site}/{device}" not in record["devices"]:
+            known = ", ".join(sorted(record["devices"])) or "none"
             raise ConfigError(f"device {site}/{device} of {tenant} was never enrolled; known: {known}")
 
     def _path(self, tenant: str) -> Path:
@@ -229,8 +239,8 @@ class Trust:
             raise ConfigError(f"tenant {tenant} is not known here; known: {known}") from None
         except (OSError, ValueError) as problem:
             raise ConfigError(f"{path} cannot be read ({problem}): restore it from a backup") from None
-        if not isinstance(record, dict) or not {"account", "devices", "revoked"} <= set(record):
-            raise ConfigError(f"{path} is damaged: restore it from a backup")
+        if not isinstance(record, dict) or not {"account", "audit", "devices", "revoked"} <= set(record):
+            raise ConfigError(f"{path} is damaged or of another version: restore it from a backup")
         return record
 
     def _write(self, tenant: str, record: Mapping[str, Any]) -> None:
@@ -256,8 +266,3 @@ class Trust:
             yield
         finally:
             os.close(descriptor)
-
-
-def _devices(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The devices with accounts of their own; others are of an earlier version, and enrolled anew."""
-    return {name: known for name, known in record["devices"].items() if isinstance(known, dict)}

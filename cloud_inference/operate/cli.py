@@ -65,7 +65,7 @@ def audit(
     async def run() -> list[Entry]:
         found = []
         async with connect.account(settings, tenant) as account:
-            async for entry in read(account.connection, account.js):
+            async for entry in read(account.js):
                 chain.follow(entry)
                 inside = entry.stored_ns >= start_ns and not (end_ns and entry.stored_ns >= end_ns)
                 kind = what is None or entry.what.startswith(what)

@@ -19,6 +19,8 @@ SAMPLES: Final = "SAMPLES"
 # Who saw, took, changed or erased what; nothing is ever taken out of it.
 AUDIT: Final = "AUDIT"
 AUDIT_SUBJECT: Final = "eyeline.v1.audit"
+# It is in an account of its own, whose JetStream is asked here instead of `$JS.API`.
+AUDIT_API: Final = "eyeline.v1.audit-api"
 # On the device.
 SPOOL: Final = "SPOOL"
 # Key-value buckets of the hub.

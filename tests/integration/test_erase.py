@@ -119,7 +119,7 @@ async def test_everything_of_the_time_goes_and_nothing_else(account: Account) ->
     assert await count(account, subjects.RESULTS) == {"gate": 5, "door": 10}
     assert await count(account, subjects.DEAD) == {"gate": 2, "door": 11}
     assert await count(account, subjects.SAMPLES) == {"door": 1}
-    told = [entry async for entry in audit.read(account.connection, account.js)]
+    told = [entry async for entry in audit.read(account.js)]
     assert [(entry.what, entry.cameras) for entry in told] == [
         ("erase", ("yard/gate",)),
         ("erased", ("yard/gate",)),

@@ -23,7 +23,7 @@ from nats.js.errors import NotFoundError
 from prometheus_client import generate_latest
 
 import cloud_inference.metrics  # noqa: F401  # registers the worker's
-from cloud_inference import hub_admin, nats_jwt, streams
+from cloud_inference import audit, hub_admin, nats_jwt, streams
 from cloud_inference.api.server import Serving
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub, device_file
@@ -393,7 +393,7 @@ async def test_not_even_the_cloud_s_user_of_a_tenant_reaches_another(hub: LocalH
         await acme.jetstream().get_last_msg(subjects.FRAMES, frame)
     assert (await globex.jetstream().stream_info(subjects.RESULTS)).state.messages == 0
     assert (await acme.jetstream().stream_info(subjects.FRAMES)).state.messages == 0
-    assert (await acme.jetstream().account_info()).streams == 14
+    assert (await acme.jetstream().account_info()).streams == 13
     # The system's subjects are not a tenant's.
     for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST"):
         with pytest.raises((nats.errors.NoRespondersError, TimeoutError)):
@@ -626,8 +626,9 @@ async def test_an_answer_that_a_device_sends_elsewhere_reaches_nobody(hub: Local
     assert {info.config.name for info in await js.streams_info()} == before
     assert (await js.get_last_msg(subjects.RESULTS, result_)).data == b"an answer"
     assert (await wishes.get(subjects.desired_key(SITE, "box2"))).revision == kept
-    for stream, count in ((subjects.AUDIT, 0), (subjects.RESULTS, 1), (subjects.STATUS, 0)):
+    for stream, count in ((subjects.RESULTS, 1), (subjects.STATUS, 0)):
         assert (await js.stream_info(stream)).state.messages == count
+    assert not [entry async for entry in audit.read(js)]
     found = set()
     with contextlib.suppress(TimeoutError):
         while True:

@@ -110,7 +110,7 @@ async def test_looking_is_for_those_whose_camera_it_is(hub: LocalHub, tmp_path: 
             async with Client(serving.address, issuer.token(cameras=cameras, methods=[method])) as client:
                 if trouble is None:
                     assert (await client.still("yard", "gate")).sequence == 2
-                    (entry,) = [it async for it in audit.read(tenant.connection, tenant.js)]
+                    (entry,) = [it async for it in audit.read(tenant.js)]
                     assert (entry.what, entry.cameras) == ("view", ("yard/gate",))
                 else:
                     with pytest.raises(trouble):

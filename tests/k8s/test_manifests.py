@@ -232,13 +232,13 @@ def test_secrets_are_the_same_when_made_again(tmp_path: Path, monkeypatch: pytes
     creds, again_creds = (it[1]["stringData"] for it in (first, again))
     assert creds == again_creds
     assert set(creds) == {"acme.creds", "globex.creds"}
-    # Both accounts, and not the system's: that one is preloaded.
+    # Both accounts with those of their audit logs, and not the system's: that one is preloaded.
     accounts = [file for file in first[0]["stringData"] if file.endswith(".jwt")]
-    assert len(accounts) == 2
+    assert len(accounts) == 4
     # With the devices that were enrolled, as long as they fit.
     cluster.Trust(tmp_path / "state" / "trust").enroll("acme", "yard", "box1")
     names = ["acme", "globex"]
-    for most, count in ((cluster._MOST_ACCOUNTS_BYTES, 3), (5000, 2)):
+    for most, count in ((cluster._MOST_ACCOUNTS_BYTES, 5), (9000, 4)):
         monkeypatch.setattr(cluster, "_MOST_ACCOUNTS_BYTES", most)
         more = cluster.secrets(tmp_path / "state", names, hub="nats://hub:4222", namespace="eyeline")
         assert len([file for file in more[0]["stringData"] if file.endswith(".jwt")]) == count
