@@ -38,10 +38,13 @@ BUCKETS = (
 )
 
 
-async def ensure(js: JetStreamContext, settings: StreamSettings) -> None:
-    """Create what is missing and bring the rest to these settings; raises `BusError`."""
+async def ensure(js: JetStreamContext, settings: StreamSettings, *, change: bool = True) -> None:
+    """Create what is missing and bring the rest to these settings; raises `BusError`.
+
+    change: with False, what there is stays as it is.
+    """
     for config in configs(settings):
-        await bus.ensure_stream(js, config)
+        await bus.ensure_stream(js, config, change=change)
     # Never changed: whoever may change its limits can empty it.
     await bus.ensure_stream(audit.context(js), audit_config(settings), change=False)
     for bucket in BUCKETS:

@@ -58,7 +58,8 @@ async def account(settings: CloudSettings, name: str | None) -> AsyncIterator[Ac
     connection = await connect(settings.hub, tenant, "operator", wait=False)
     try:
         js = connection.jetstream(timeout=5)
-        await streams.ensure(js, settings.hub.streams_of(tenant))
+        # How much is kept, workers and API say: whoever gives a command may have other settings at hand.
+        await streams.ensure(js, settings.hub.streams_of(tenant), change=False)
         yield Account(tenant.name, connection, js, AuditLog(js))
     finally:
         await connection.close()

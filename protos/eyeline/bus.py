@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -27,6 +26,18 @@ _log = structlog.get_logger()
 _FIRST_WAIT_S = 0.2
 # Whoever restarts the hub expects everybody back within seconds.
 _LONGEST_WAIT_S = 1.0
+
+
+class _Client(Client):
+    """Talks to the servers it was given, and to no others.
+
+    A server also tells the addresses that it and its neighbours have among themselves: in front of a gateway or a
+    NAT they lead nowhere, or to somebody else, and the library would talk to those of a WebSocket without TLS.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        known = {key: value for key, value in info.items() if key != "connect_urls"}
+        await super()._process_info(known, initial_connection)
 
 
 async def connect(
@@ -88,7 +99,8 @@ async def connect(
             await error(problem)
 
         try:
-            client = await nats.connect(
+            client = _Client()
+            await client.connect(
                 servers=urls,
                 name=name,
                 **secured,

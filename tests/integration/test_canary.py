@@ -219,3 +219,13 @@ async def test_a_shadow_answers_nothing_and_a_promotion_is_one_command_both_ways
     assert await system.command("rollback") == "the settings' model answers for every camera\n"
     await eventually(lambda: system.router.stable.card.name == "good")
     assert set(await system.play(device, 4)) == {"good"}
+
+
+async def test_a_command_changes_nothing_that_the_hub_keeps(system: System) -> None:
+    """The settings at hand may say less than those of the workers: nothing is shortened, whatever is asked."""
+    before = await system.bus.js.stream_info(subjects.RESULTS)
+    await streams.ensure(system.bus.js, StreamSettings(results_max_bytes=32 << 30, results_max_age_s=9e6))
+    await system.command("rollout")
+    after = await system.bus.js.stream_info(subjects.RESULTS)
+    assert before.config.max_bytes == StreamSettings().results_max_bytes
+    assert (after.config.max_bytes, after.config.max_age) == (32 << 30, 9e6)

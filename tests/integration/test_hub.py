@@ -18,6 +18,7 @@ from eyeline import bus, creds, subjects
 from eyeline.errors import BusError, ServerFailed
 from eyeline.nats_server import NatsServer
 from tests.support.eventually import eventually
+from tests.support.programs import some_free_ports
 from tests.support.servers import SITE, cloud_client, device_client
 
 
@@ -162,6 +163,25 @@ async def test_a_port_in_use_and_a_wrong_configuration_are_one_line(hub: LocalHu
     wrong = NatsServer("nonsense_key: 1", work_dir=tmp_path / "wrong", name="wrong")
     with pytest.raises(ServerFailed, match="nonsense_key"):
         await wrong.start()
+
+
+async def test_only_the_addresses_that_were_given_are_ever_tried(tmp_path: Path) -> None:
+    """A server of a cluster tells where it and its neighbours are: inside its own network, and without TLS."""
+    (port,) = some_free_ports(1)
+    config = (
+        'cluster: {name: "c", listen: "127.0.0.1:-1"}\n'
+        f'websocket: {{listen: "0.0.0.0:{port}", no_tls: true}}'
+    )
+    server = NatsServer(config, work_dir=tmp_path, name="hub", host="0.0.0.0")  # noqa: S104
+    await server.start()
+    try:
+        for url in (f"nats://127.0.0.1:{server.port}", f"ws://127.0.0.1:{port}"):
+            client = await bus.connect(url, name="box1", wait=False)
+            await client.flush()
+            assert [known.geturl() for known in client.servers] == [url]
+            await client.close()
+    finally:
+        await server.stop()
 
 
 async def test_servers_may_share_a_folder(tmp_path: Path) -> None:
