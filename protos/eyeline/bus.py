@@ -31,8 +31,9 @@ _LONGEST_WAIT_S = 1.0
 class _Client(Client):
     """Talks to the servers it was given, and to no others.
 
-    A server also tells the addresses that it and its neighbours have among themselves: in front of a gateway or a
-    NAT they lead nowhere, or to somebody else, and the library would talk to those of a WebSocket without TLS.
+    A server also tells the addresses that it and its neighbours have among themselves: in front of a gateway
+    or a NAT they lead nowhere, or to somebody else, and the library would talk to those of a WebSocket
+    without TLS.
     """
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

@@ -222,7 +222,7 @@ async def test_a_shadow_answers_nothing_and_a_promotion_is_one_command_both_ways
 
 
 async def test_a_command_changes_nothing_that_the_hub_keeps(system: System) -> None:
-    """The settings at hand may say less than those of the workers: nothing is shortened, whatever is asked."""
+    """The settings at hand may say less than those of the workers: nothing is shortened."""
     before = await system.bus.js.stream_info(subjects.RESULTS)
     await streams.ensure(system.bus.js, StreamSettings(results_max_bytes=32 << 30, results_max_age_s=9e6))
     await system.command("rollout")

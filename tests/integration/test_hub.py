@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import nats.errors
@@ -166,22 +167,29 @@ async def test_a_port_in_use_and_a_wrong_configuration_are_one_line(hub: LocalHu
 
 
 async def test_only_the_addresses_that_were_given_are_ever_tried(tmp_path: Path) -> None:
-    """A server of a cluster tells where it and its neighbours are: inside its own network, and without TLS."""
-    (port,) = some_free_ports(1)
-    config = (
-        'cluster: {name: "c", listen: "127.0.0.1:-1"}\n'
-        f'websocket: {{listen: "0.0.0.0:{port}", no_tls: true}}'
-    )
-    server = NatsServer(config, work_dir=tmp_path, name="hub", host="0.0.0.0")  # noqa: S104
-    await server.start()
-    try:
-        for url in (f"nats://127.0.0.1:{server.port}", f"ws://127.0.0.1:{port}"):
+    """A server of a cluster tells where it and its neighbours are, inside its own network."""
+    web, *cluster = some_free_ports(3)
+    servers = [
+        NatsServer(
+            f'websocket: {{listen: "0.0.0.0:{web if own == cluster[0] else -1}", no_tls: true}}\n'
+            f'cluster: {{name: "c", listen: "127.0.0.1:{own}", routes: ["nats://127.0.0.1:{other}"]}}',
+            work_dir=tmp_path,
+            name=f"hub-{own}",
+            host="0.0.0.0",  # noqa: S104
+        )
+        for own, other in (cluster, cluster[::-1])
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for server in servers:
+            await server.start()
+            stack.push_async_callback(server.stop)
+        neighbours = "Route connection created"
+        await eventually(lambda: all(neighbours in it.log.read_text() for it in servers))
+        for url in (f"nats://127.0.0.1:{servers[0].port}", f"ws://127.0.0.1:{web}"):
             client = await bus.connect(url, name="box1", wait=False)
             await client.flush()
             assert [known.geturl() for known in client.servers] == [url]
             await client.close()
-    finally:
-        await server.stop()
 
 
 async def test_servers_may_share_a_folder(tmp_path: Path) -> None:
