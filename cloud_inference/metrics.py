@@ -35,6 +35,19 @@ ANSWER_SECONDS = Histogram(
     buckets=_FAST,
 )
 FENCED = Counter("eyeline_cloud_fenced_writes_total", "Writes refused because another worker had written.")
+INFERENCE_READY = Gauge(
+    "eyeline_cloud_inference_ready_ratio", "1 once the inference server was seen to serve the worker's model."
+)
+HUB_ANSWERS = Gauge(
+    "eyeline_cloud_hub_answers_ratio",
+    "1 while the hub answers this worker about the tenant's frames, 0 while it does not.",
+    ["tenant"],
+)
+FRAMES_STORED = Gauge(
+    "eyeline_cloud_frames_stored_ratio",
+    "Bytes of frames that the hub keeps of what it may; when it is full it refuses, and devices spool.",
+    ["tenant"],
+)
 CAMERAS = Gauge("eyeline_cloud_cameras_count", "Cameras that this worker owns.", ["tenant"])
 WAITING = Gauge(
     "eyeline_cloud_waiting_messages_count",

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from nats.js.errors import APIError, BucketNotFoundError
 from nats.js.kv import KeyValue
 
 from cloud_inference.feed import Feed
-from cloud_inference.metrics import CAMERAS
+from cloud_inference.metrics import CAMERAS, FRAMES_STORED, HUB_ANSWERS
 from cloud_inference.shares import Bus
 from eyeline import subjects
 from eyeline.errors import BusError, InvalidName
@@ -34,6 +34,8 @@ _LOOK_EVERY_S = 0.5
 # A camera without a message in the hub is given up after this long.
 _FORGET_S = 600.0
 _CRASH_WAIT_S = 1.0
+# For cameras to end what they are at; what they do not, the next worker does.
+_STOP_S = 2.0
 
 CameraKey = tuple[str, str]
 
@@ -143,8 +145,10 @@ class Ownership:
             await asyncio.sleep(_LOOK_EVERY_S if self._seen_s else _LOOK_EVERY_S / 2)
             try:
                 await self._find_cameras()
+                HUB_ANSWERS.labels(self._bus.tenant).set(1)
                 await self._settle(leases)
             except (TimeoutError, APIError, nats.errors.Error) as problem:
+                HUB_ANSWERS.labels(self._bus.tenant).set(0)
                 self._log.debug("balance_waits", reason=str(problem))
             CAMERAS.labels(self._bus.tenant).set(len(self._running))
 
@@ -152,6 +156,8 @@ class Ownership:
         info = await self._bus.js.stream_info(
             subjects.FRAMES, subjects_filter=subjects.frame_subject("*", "*", "*")
         )
+        if info.config.max_bytes and info.config.max_bytes > 0:
+            FRAMES_STORED.labels(self._bus.tenant).set(info.state.bytes / info.config.max_bytes)
         now = time.monotonic()
         for subject in info.state.subjects or {}:
             try:
@@ -169,9 +175,9 @@ class Ownership:
             key = subjects.camera_key(*camera)
             holder = self._leases.entries.get(key, ("", 0))[0]
             if silent or (holder and holder != self._worker):
-                await self._stop(camera, "lease_lost")
+                await self._stop([camera], "lease_lost")
             elif camera not in self._seen_s or owner_of(key, alive) != self._worker:
-                await self._stop(camera, "handed_over")
+                await self._stop([camera], "handed_over")
                 await self._give_back(leases, key)
         if silent:
             return
@@ -210,11 +216,15 @@ class Ownership:
                 self._log.exception("camera_crashed", site=camera[0], camera=camera[1])
             await asyncio.sleep(_CRASH_WAIT_S)
 
-    async def _stop(self, camera: CameraKey, reason: str) -> None:
-        task = self._running.pop(camera)
-        task.cancel()
-        await asyncio.wait([task], timeout=2)
-        self._log.info("camera_released", site=camera[0], camera=camera[1], reason=reason)
+    async def _stop(self, cameras: Iterable[CameraKey], reason: str) -> None:
+        """Stop them together: whatever one of them waits for, the others do not wait for it."""
+        tasks = {camera: self._running.pop(camera) for camera in cameras}
+        for task in tasks.values():
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=_STOP_S)
+        for site, camera in tasks:
+            self._log.info("camera_released", site=site, camera=camera, reason=reason)
 
     async def _give_back(self, leases: KeyValue, key: str) -> None:
         with contextlib.suppress(TimeoutError, APIError, nats.errors.Error):  # it lapses with our heartbeat
@@ -222,8 +232,7 @@ class Ownership:
 
     async def _leave(self, leases: KeyValue, workers: KeyValue) -> None:
         held = list(self._running)
-        for camera in held:
-            await self._stop(camera, "worker_stops")
+        await self._stop(held, "worker_stops")
         with contextlib.suppress(TimeoutError, APIError, nats.errors.Error):
             async with asyncio.timeout(2):
                 for camera in held:

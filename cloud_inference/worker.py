@@ -19,6 +19,7 @@ from cloud_inference.config import CloudSettings, TenantSettings
 from cloud_inference.connecting import connect
 from cloud_inference.drawings import Drawings
 from cloud_inference.infer import Inference
+from cloud_inference.metrics import HUB_ANSWERS, INFERENCE_READY
 from cloud_inference.ownership import Ownership
 from cloud_inference.rollout.router import Arm, Router
 from cloud_inference.shares import Bus, Shared
@@ -52,6 +53,7 @@ async def run(settings: CloudSettings) -> None:
         async with TritonPool(settings.triton.url, card, timeout_s=settings.triton.timeout_s) as model:
             await model.wait_ready()
             ready.model = True
+            INFERENCE_READY.set(1)
             with (
                 ThreadPoolExecutor(settings.worker.decode_threads, "decode") as executor,
                 ThreadPoolExecutor(1, "calibrate", initializer=_step_back) as calibration,
@@ -103,6 +105,7 @@ async def _serve(
     scoring: tuple[asyncio.Lock, Executor] | None,
 ) -> None:
     """One tenant's cameras, and their calibration with what `scoring` gives it; None for none."""
+    HUB_ANSWERS.labels(tenant.name).set(0)
     connection = await connect(settings.hub, tenant, f"worker {shared.worker}")
     background: set[asyncio.Task[None]] = set()
     try:
@@ -144,6 +147,7 @@ async def _serve(
                     await router.loaded.wait()
                     group.create_task(ownership.run())
             except* BusError as problems:
+                HUB_ANSWERS.labels(tenant.name).set(0)
                 problem: Exception = problems
                 while isinstance(problem, ExceptionGroup):
                     problem = problem.exceptions[0]

@@ -69,6 +69,8 @@ async def connect(
     secured = {
         **_login(user, password, creds_file),
         **_security(urls, creds_file, ca_file),
+        # Its type says whole seconds.
+        "reconnect_time_wait": 0.25,
     }
 
     async def changed(connected: bool) -> None:
@@ -107,7 +109,6 @@ async def connect(
                 **secured,
                 inbox_prefix=inbox_prefix.encode(),
                 connect_timeout=3,
-                reconnect_time_wait=0.25,
                 # Otherwise the first connection is retried silently, for ever and with wrong credentials too.
                 max_reconnect_attempts=1,
                 allow_reconnect=False,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, NoKeysError
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from cloud_inference import streams
 from cloud_inference.camera import Camera
@@ -113,6 +114,10 @@ async def worker(bus: Bus, model: SquareModel, name: str = "w1") -> AsyncIterato
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def metric(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"tenant": "acme"})
 
 
 async def results_of(bus: Bus, device: Device) -> list[result_pb2.Result]:
@@ -303,6 +308,33 @@ async def test_a_worker_that_joins_takes_its_share(hub: LocalHub) -> None:
     assert two.seen > 0
 
 
+async def test_a_worker_that_stops_ends_all_cameras_together(hub: LocalHub) -> None:
+    """However long each takes, so that any number of them fits into the time there is."""
+    all_told = asyncio.Barrier(8)
+    ended = []
+
+    async def work(_: str, camera: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await all_told.wait()
+            ended.append(camera)
+
+    async with tenant_bus(hub) as bus:
+        for number in range(8):
+            await publish(bus.js, Device(camera=f"cam{number}").frames(1))
+        ownership = Ownership(bus, "w1", lease_s=LEASE_S, work=work)
+        task = asyncio.create_task(ownership.run())
+        await eventually(lambda: ownership.cameras == 8)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert len(ended) == 8
+        leases = await bus.js.key_value(subjects.LEASES)
+        with pytest.raises(NoKeysError):
+            await leases.keys()
+
+
 async def test_frames_wait_while_the_inference_server_is_away(hub: LocalHub) -> None:
     device, model = Device(), SquareModel()
     model.away = True
@@ -370,7 +402,10 @@ async def test_a_hub_that_is_killed_and_comes_back_loses_nothing(hub: LocalHub) 
     async with tenant_bus(hub) as bus, worker(bus, model):
         await publish(bus.js, device.frames(5))
         await answered(bus, device, 5)
+        await eventually(lambda: metric("eyeline_cloud_hub_answers_ratio") == 1)
+        assert 0 < metric("eyeline_cloud_frames_stored_ratio") < 0.001
         await hub.stop(0)
+        await eventually(lambda: metric("eyeline_cloud_hub_answers_ratio") == 0)
         await hub.start()
 
         async def sent() -> bool:
@@ -384,3 +419,4 @@ async def test_a_hub_that_is_killed_and_comes_back_loses_nothing(hub: LocalHub) 
         rest = device.frames(5)
         await eventually(sent)
         await answered(bus, device, 10, within_s=10)
+        await eventually(lambda: metric("eyeline_cloud_hub_answers_ratio") == 1)

@@ -61,6 +61,17 @@ N = {"namespace": "eyeline"}
 EDGE = 'namespace="eyeline",instance="d"'
 FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "EyelineNoWorker": ({'up{job="eyeline-worker",namespace="eyeline"}': "0x80"}, {}),
+    "EyelineHubAway": (
+        {
+            'eyeline_cloud_hub_answers_ratio{namespace="eyeline",tenant="t",pod="a"}': "1x60 0x20",
+            'eyeline_cloud_hub_answers_ratio{namespace="eyeline",tenant="t",pod="b"}': "0x80",
+        },
+        N | {"tenant": "t"},
+    ),
+    "EyelineHubFilling": (
+        {'eyeline_cloud_frames_stored_ratio{namespace="eyeline",tenant="t"}': "0.9x80"},
+        N | {"tenant": "t"},
+    ),
     "EyelineTargetDown": (
         {'up{job="eyeline-api",namespace="eyeline",instance="a"}': "0x80"},
         N | {"job": "eyeline-api", "instance": "a"},
@@ -86,7 +97,7 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         N | {"tenant": "t"},
     ),
     "EyelineDeadLetters": (
-        {'eyeline_cloud_dead_letters_total{namespace="eyeline",tenant="t",reason="invalid"}': "0x70 1x10"},
+        {'eyeline_cloud_dead_letters_total{namespace="eyeline",tenant="t",reason="invalid"}': "_x70 1x10"},
         N | {"tenant": "t", "reason": "invalid"},
     ),
     "EyelineInferenceAway": ({'eyeline_cloud_infer_retries_total{namespace="eyeline"}': "0+15x80"}, N),
@@ -148,7 +159,7 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "EyelineFramesLost": (
         {
-            f'eyeline_edge_delivery_lost_frames_count{{{EDGE},reason="full"}}': "0x70 5x10",
+            f'eyeline_edge_delivery_lost_frames_count{{{EDGE},reason="full"}}': "_x70 5x10",
         },
         N | {"instance": "d", "reason": "full"},
     ),
@@ -167,9 +178,49 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         N | {"instance": "d"},
     ),
 }
+# The same for another reason.
+FIRES_TOO: list[tuple[str, dict[str, str], dict[str, str]]] = [
+    # Another namespace has workers.
+    (
+        "EyelineNoWorker",
+        {
+            'up{job="eyeline-worker",namespace="eyeline"}': "1x80",
+            'up{job="eyeline-api",namespace="eyeline"}': "1x80",
+            'up{job="eyeline-api",namespace="acme"}': "1x80",
+        },
+        {"namespace": "acme"},
+    ),
+    # Not the first of their reason.
+    (
+        "EyelineDeadLetters",
+        {'eyeline_cloud_dead_letters_total{namespace="eyeline",tenant="t",reason="invalid"}': "3x70 4x10"},
+        N | {"tenant": "t", "reason": "invalid"},
+    ),
+    (
+        "EyelineFramesLost",
+        {f'eyeline_edge_delivery_lost_frames_count{{{EDGE},reason="full"}}': "7x70 9x10"},
+        N | {"instance": "d", "reason": "full"},
+    ),
+    # Workers that never got to their first request.
+    (
+        "EyelineInferenceAway",
+        {'eyeline_cloud_inference_ready_ratio{namespace="eyeline",pod="a"}': "0x80"},
+        N,
+    ),
+]
 # A system that does well: nothing fires. The lone fenced write is a failover.
 QUIET = {
     'up{job="eyeline-worker",namespace="eyeline"}': "1x80",
+    'up{job="eyeline-api",namespace="eyeline"}': "1x80",
+    # One worker of two is cut off, and another one is just starting.
+    'eyeline_cloud_hub_answers_ratio{namespace="eyeline",tenant="t",pod="a"}': "0x80",
+    'eyeline_cloud_hub_answers_ratio{namespace="eyeline",tenant="t",pod="b"}': "1x80",
+    'eyeline_cloud_inference_ready_ratio{namespace="eyeline",pod="a"}': "0x80",
+    'eyeline_cloud_inference_ready_ratio{namespace="eyeline",pod="b"}': "1x80",
+    'eyeline_cloud_frames_stored_ratio{namespace="eyeline",tenant="t"}': "0.1x80",
+    # Long ago.
+    'eyeline_cloud_dead_letters_total{namespace="eyeline",tenant="t",reason="invalid"}': "3x80",
+    'eyeline_edge_delivery_lost_frames_count{namespace="eyeline",instance="d",reason="full"}': "9x80",
     'eyeline_cloud_lag_seconds{namespace="eyeline",tenant="t",lane="live"}': "0.2x80",
     'eyeline_cloud_lag_seconds{namespace="eyeline",tenant="t",lane="backlog"}': "4000x80",
     'eyeline_cloud_frames_total{namespace="eyeline",tenant="t",provenance="cloud"}': "0+98x80",
@@ -304,6 +355,7 @@ def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     cases = [
         case(values, {name: labels | alerts[name]["labels"]}) for name, (values, labels) in FIRES.items()
     ]
+    cases += [case(values, {name: labels | alerts[name]["labels"]}) for name, values, labels in FIRES_TOO]
     cases.append(case(QUIET, dict.fromkeys(alerts)))
     for values, record, value in WORK:
         expected = [{"labels": f'{record}{{namespace="eyeline"}}', "value": value}]

@@ -18,7 +18,7 @@ from tests.support.debian import need
 from tests.support.manifests import K8S
 
 MONITORING = K8S / "components" / "monitoring"
-_NAME = re.compile(r"\b(?:eyeline_|eyeline:|nv_|process_|up\b)[\w:]*")
+_NAME = re.compile(r"\b(?:eyeline_|eyeline:|nv_|DCGM_|process_|up\b)[\w:]*")
 
 
 def groups() -> list[dict[str, Any]]:
