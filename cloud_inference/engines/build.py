@@ -79,9 +79,9 @@ def graph(card: ModelCard, wish: Wish, store: EngineStore, tell: Tell = _silent)
         return store.put(path, convert(model, wish.precision).SerializeToString(), about)
     if not wish.pictures:
         raise EngineFailed(
-            f"{wish.precision} needs pictures like those of your cameras, to measure what it loses: "
-            "--pictures "
-            "FOLDER or VIDEO"
+            f"{card.name} in {wish.precision} is not in the store, and making it needs pictures like those "
+            "of your cameras, to measure what it loses: `cloud-inference engines convert "
+            f"{card.name} --precision {wish.precision} --pictures FOLDER or VIDEO`"
         )
     calibrate, held_out = accuracy.split(accuracy.pictures(wish.pictures, wish.most_pictures))
     made = convert(model, wish.precision, accuracy.prepared(card, calibrate)).SerializeToString()

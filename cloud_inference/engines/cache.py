@@ -3,7 +3,7 @@
 A graph in its precision is the same for every GPU: it is calibrated and measured once, and its report lies
 beside it. A plan's key says all that it depends on: the model's digest, the builder and its version, the
 GPU's compute capability, the precision and the batch profile. Either is there once its JSON file is, which is
-written last.
+written last, and names the data by its digest: nodes that build the same at the same time never mix theirs.
 """
 
 from __future__ import annotations
@@ -107,16 +107,16 @@ class EngineStore:
             raise EngineFailed(
                 f"{self.url}/{path}/about.json is damaged: delete it, and build again"
             ) from None
-        data = self._read(f"{path}/data")
+        data = self._read(f"{path}/{wanted}")
         if data is None or hashlib.sha256(data).hexdigest() != wanted:
-            raise EngineFailed(f"{self.url}/{path}/data is damaged: delete about.json, and build again")
+            raise EngineFailed(f"{self.url}/{path}/{wanted} is damaged: delete about.json, and build again")
         return Stored(data, about)
 
     def put(self, path: str, data: bytes, about: dict[str, Any]) -> Stored:
         """Keep a plan or graph; what is said of it is written last."""
         digest = hashlib.sha256(data).hexdigest()
         known = about | {"sha256": digest, "bytes": len(data)}
-        self._write(f"{path}/data", data)
+        self._write(f"{path}/{digest}", data)
         self._write(f"{path}/about.json", json.dumps(known, indent=1).encode())
         return Stored(data, known)
 

@@ -123,15 +123,36 @@ def test_a_plan_that_was_damaged_is_never_served(tmp_path: Path) -> None:
     key = PlanKey("d" * 64, "tensorrt", "10.9.0", Capability(8, 9), Precision.FP16, PROFILE, (416, 416))
     assert key.path == f"engines/{'d' * 64}/tensorrt-10.9.0/sm89/fp16/b1-4-8-416x416"
     assert store.get(key.path) is None
-    store.put(key.path, b"plan", {"model": "m"})
-    assert store.get(key.path) is not None
-    (tmp_path / "store" / key.path / "data").write_bytes(b"plam")
+    made = store.put(key.path, b"plan", {"model": "m"})
+    assert store.get(key.path) == made
+    (tmp_path / "store" / key.path / made.about["sha256"]).write_bytes(b"plam")
     with pytest.raises(EngineFailed, match=r"is damaged: delete about\.json"):
         store.get(key.path)
     store.put_timings(key, b"timings")
     assert store.timings(key) == b"timings"
     with pytest.raises(ConfigError, match="must be s3://BUCKET/PREFIX or a folder"):
         EngineStore("ftp://host/x")
+
+
+def test_two_nodes_that_build_the_same_at_once_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builders are not deterministic: what one says of its plan must not stand beside the other's."""
+    one, other = (EngineStore(str(tmp_path / "store")) for _ in range(2))
+    write = one._write
+    began: list[str] = []
+
+    def slow(path: str, data: bytes) -> None:
+        if path.endswith("/about.json") and not began:
+            began.append(path)
+            other.put("engines/x", b"plan of the other", {})
+        write(path, data)
+
+    monkeypatch.setattr(one, "_write", slow)
+    one.put("engines/x", b"plan of the one", {})
+    found = EngineStore(str(tmp_path / "store")).get("engines/x")
+    assert found is not None
+    assert found.data == b"plan of the one"
 
 
 def test_the_command_builds_reports_and_refuses(tmp_path: Path) -> None:

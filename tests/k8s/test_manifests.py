@@ -66,13 +66,43 @@ def used_by_overlays() -> set[str]:
     }
 
 
+def with_components(folder: Path, *names: str) -> list[Resource]:
+    """The base with these components."""
+    k8s = Path(os.path.relpath(K8S, folder))
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {"resources": [f"{k8s}/base"], "components": [f"{k8s}/components/{name}" for name in names]}
+        )
+    )
+    return list(yaml.safe_load_all(kustomize(folder)))
+
+
+NEEDS = {"canary-engines": ["engines", "canary"]}
+
+
 @pytest.mark.parametrize("name", sorted(set(COMPONENTS) - used_by_overlays()))
 def test_other_components_render_on_the_base(name: str, tmp_path: Path) -> None:
-    folder = Path(os.path.relpath(K8S, tmp_path))
-    (tmp_path / "kustomization.yaml").write_text(
-        yaml.safe_dump({"resources": [f"{folder}/base"], "components": [f"{folder}/components/{name}"]})
-    )
-    assert invalid(list(yaml.safe_load_all(kustomize(tmp_path)))) == []
+    assert invalid(with_components(tmp_path, *NEEDS.get(name, []), name)) == []
+
+
+@pytest.mark.parametrize("order", [("engines", "canary"), ("canary", "engines")])
+def test_a_candidate_and_plans_go_together(order: tuple[str, str], tmp_path: Path) -> None:
+    """Each changes the containers it means, whatever else is in the pod."""
+    resources = with_components(tmp_path, "gpu", *order, "canary-engines", "images")
+    assert invalid(resources) == []
+    pod = pod_spec(find(resources, "Deployment", "eyeline-triton"))
+    loader, engines = pod["initContainers"]
+    candidate = "--model=$(EYELINE_CANDIDATE)"
+    assert loader["name"] == "model-loader"
+    assert loader["args"][0] == "repository"
+    assert "--model=centernet-mobilenetv3" in loader["args"]
+    assert candidate in loader["args"]
+    assert engines["restartPolicy"] == "Always"
+    assert engines["args"].count("--model=centernet-mobilenetv3") == engines["args"].count(candidate) == 1
+    assert [sorted(it)[0] for it in engines["envFrom"]] == ["secretRef", "configMapRef"]
+    for container in (loader, engines):
+        assert container["image"].endswith(":0.1.0")
+        assert "/candidates" in [it["mountPath"] for it in container["volumeMounts"]]
 
 
 def test_mistakes_are_found(tmp_path: Path) -> None:
