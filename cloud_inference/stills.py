@@ -87,6 +87,7 @@ class OpenChain:
         self._chain = _Chain()
         self._decoder = ChainDecoder()
         self._newest: Still | None = None
+        self._erasures = 0
         self._decoding = asyncio.Lock()
         self._caught_up = asyncio.Event()
         self._changed = asyncio.Event()
@@ -142,7 +143,7 @@ class OpenChain:
         A chain that cannot be decoded gives the last picture that could.
         """
         async with self._decoding:
-            chain = self._chain
+            chain, erasures = self._chain, self._erasures
             end = _end(chain.units, answered)
             if end > chain.decoded:
                 wanted, start, chain.decoded = chain.units[:end], chain.decoded, end
@@ -151,7 +152,8 @@ class OpenChain:
                 except CannotDecode as problem:
                     _log.info("still_unavailable", camera=self._camera, reason=problem.reason)
                 else:
-                    self._newest = Still(image, wanted[-1])
+                    if erasures == self._erasures:
+                        self._newest = Still(image, wanted[-1])
             return self._newest
 
     def _decode(self, units: list[ChainUnit]) -> NDArray[np.uint8]:
@@ -189,6 +191,7 @@ class OpenChain:
     async def _forget(self, _: Msg) -> None:
         """Something of the camera was erased: nothing of it stays here."""
         self._chain, self._newest = _Chain(), None
+        self._erasures += 1
 
     async def _start(self) -> int:
         """Stream sequence of the live chain's keyframe, as the newest checkpoint tells; else all there is."""

@@ -16,7 +16,7 @@ from cloud_inference.web import forms
 from cloud_inference.web.auth import Door, Visitor
 from cloud_inference.web.live import Lives, picture_form
 from cloud_inference.web.state import Sessions
-from eyeline.errors import ApiError, EyelineError
+from eyeline.errors import ApiError, BusError, EyelineError
 from eyeline.v1 import device_pb2, result_pb2
 
 # Of one answer to a browser.
@@ -88,6 +88,10 @@ class History:
     async def picture(self, request: web.Request) -> web.Response:
         """The newest picture up to a frame, its header says of which, and where it lies; 204: not kept."""
         visitor, site, camera = self._camera(request)
+        try:
+            await self._lives.looks(visitor.grant, f"{site}/{camera}")
+        except BusError as problem:
+            raise web.HTTPServiceUnavailable(text=str(problem)) from None
         live = self._lives.get(visitor.grant.tenant, f"{site}/{camera}")
         found = None
         if live is not None:

@@ -20,10 +20,13 @@ import nats.errors
 import structlog
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
+from cloud_inference.access import Grant
 from cloud_inference.answered import EpochKey, epoch_key
+from cloud_inference.audit import AuditLog
 from cloud_inference.feed import Feed
 from cloud_inference.web.stills import Stills
 from eyeline import subjects
@@ -165,6 +168,7 @@ class Hub:
 
     connection: Client
     js: JetStreamContext
+    audit: AuditLog
 
 
 class Live:
@@ -189,10 +193,12 @@ class Live:
         """
         async with asyncio.timeout(_CATCH_UP_S):
             await self.caught_up.wait()
-        units = self.chain.units
+        chain = self.chain
+        units = chain.units
         if not units or epoch_text(units[0].key) != epoch or sequence < units[0].access_unit.sequence:
             return None
-        return await self._stills.at(units, sequence)
+        found = await self._stills.at(units, sequence)
+        return found if chain is self.chain else None
 
     def join(self, watcher: Watcher, *, video: bool) -> None:
         """Give it the open chain, or a still, and what follows."""
@@ -215,6 +221,10 @@ class Live:
 
     async def run(self) -> None:
         """Read until cancelled."""
+        # Before anything is read: what is erased meanwhile is not kept either.
+        erased = await self._hub.connection.subscribe(
+            subjects.erased_subject(self._site, self._camera), cb=self._forget
+        )
         feed = await self._open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -233,7 +243,14 @@ class Live:
                             self.caught_up.set()
                             self._tell(self.chain.units)
         finally:
+            with contextlib.suppress(nats.errors.Error):
+                await erased.unsubscribe()
             await asyncio.shield(feed.close())
+
+    async def _forget(self, _: Msg) -> None:
+        """Something of the camera was erased: nothing of it stays here, until its next keyframe."""
+        self.chain, self._still = Chain(self.name), b""
+        self._stills.forget()
 
     def _tell(self, units: Iterable[Unit]) -> None:
         for unit in units:
@@ -249,9 +266,9 @@ class Live:
             self._news.clear()
             if not self.pictures or not self.chain.units:
                 continue
-            newest = self.chain.units[-1]
-            data = await self._stills.newest(self.chain.units)
-            if data is not None:
+            chain, newest = self.chain, self.chain.units[-1]
+            data = await self._stills.newest(chain.units)
+            if data is not None and chain is self.chain:
                 form = {"format": picture_form(newest.format)}
                 head = packet("still", self.name, (newest.key, newest.access_unit), **form)
                 self._still = head + data
@@ -315,6 +332,12 @@ class Lives:
             _log.info("view_opened", tenant=tenant, camera=camera)
         self._left[key] = time.monotonic() + _LINGER_S
         return found[0]
+
+    async def looks(self, grant: Grant, camera: str) -> None:
+        """Tell the audit log that somebody is about to see a camera; raises `BusError`: then they may not."""
+        hub = self._hubs.get(grant.tenant)
+        if hub is not None:
+            await hub.audit.viewed(grant.who, "view", [camera])
 
     async def sweep(self) -> None:
         """End, for ever, the readers that nobody looks through any more."""

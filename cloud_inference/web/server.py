@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from cloud_inference.api.auth import Authenticator
+from cloud_inference.audit import AuditLog
 from cloud_inference.config import ApiSettings, CloudSettings, TenantSettings, WebSettings, is_loopback
 from cloud_inference.connecting import connect
 from cloud_inference.web.auth import Door
@@ -189,7 +190,8 @@ async def _listen(runner: web.AppRunner, settings: WebSettings, context: ssl.SSL
 async def _connect(settings: CloudSettings, tenant: TenantSettings, hubs: dict[str, Hub]) -> None:
     """Connect a tenant, waiting for as long as it takes."""
     connection = await connect(settings.hub, tenant, "web")
-    hubs[tenant.name] = Hub(connection, connection.jetstream(timeout=3))
+    js = connection.jetstream(timeout=3)
+    hubs[tenant.name] = Hub(connection, js, AuditLog(js))
 
 
 class _Page:

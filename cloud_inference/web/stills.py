@@ -28,6 +28,10 @@ class Stills:
         self._first: Unit | None = None
         self._done = 0
 
+    def forget(self) -> None:
+        """Keep no picture, decoded or not."""
+        self._decoder, self._first, self._done = ChainDecoder(), None, 0
+
     async def newest(self, units: Sequence[Unit]) -> bytes | None:
         """The last of an open chain's pictures as an image file; None when there is nothing new to decode.
 

@@ -15,7 +15,7 @@ from cloud_inference.web import forms
 from cloud_inference.web.live import Lives, Unit
 from cloud_inference.web.metrics import DROPPED
 from cloud_inference.web.state import Session
-from eyeline.errors import InvalidName
+from eyeline.errors import BusError, InvalidName
 
 # What may wait for one browser; beyond it, pictures are dropped, and beyond that, the connection.
 _MOST_PICTURE_BYTES: Final = 4 << 20
@@ -40,6 +40,7 @@ class Viewer:
         self._picture_bytes = self._text_bytes = 0
         self._watched: dict[str, bool] = {}
         self._joined: set[str] = set()
+        self._joining: dict[str, asyncio.Task[None]] = {}
         self._behind: set[str] = set()
         self._slow_s: dict[str, float] = {}
         self._close: tuple[int, str] | None = None
@@ -56,9 +57,10 @@ class Viewer:
         finally:
             self._session.leave(self)
             self._watch({})
-            for task in (writing, ticking):
+            tasks = [writing, ticking, *self._joining.values()]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writing, ticking, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # What comes from others; none of it waits.
 
@@ -139,7 +141,7 @@ class Viewer:
         while True:
             if self._grant.expired:
                 self.end(SESSION_OVER, "this token has expired")
-            for camera in set(self._watched) - self._joined:  # the hub was away
+            for camera in set(self._watched) - self._joined - set(self._joining):  # the hub was away
                 self._join(camera, video=self._watched[camera])
             self.say(json.dumps({"type": "tick", "now": time.time() * 1e3, "problem": self._session.problem}))
             await asyncio.sleep(_TICK_S)
@@ -175,7 +177,25 @@ class Viewer:
                 self._join(camera, video=video)
 
     def _join(self, camera: str, *, video: bool) -> None:
-        live = self._lives.get(self._grant.tenant, camera)
+        if camera in self._joining:
+            self._joining[camera].cancel()
+        self._joining[camera] = task = asyncio.create_task(self._look(camera, video=video))
+        task.add_done_callback(lambda done: self._looked(camera, done))
+
+    def _looked(self, camera: str, done: asyncio.Task[None]) -> None:
+        if self._joining.get(camera) is done:
+            del self._joining[camera]
+
+    async def _look(self, camera: str, *, video: bool) -> None:
+        """Join those who look at the camera, once the audit log says so."""
+        try:
+            await self._lives.looks(self._grant, camera)
+        except BusError:
+            live = None  # tried again with the next tick
+        else:
+            if camera not in self._watched:
+                return
+            live = self._lives.get(self._grant.tenant, camera)
         if live is not None:
             self._joined.add(camera)
             live.join(self, video=video)

@@ -10,11 +10,14 @@ from socket import SO_RCVBUF, SOL_SOCKET
 import cv2
 import numpy as np
 import pytest
+from nats.js import JetStreamContext
 from prometheus_client import generate_latest
 
+from cloud_inference import audit
 from cloud_inference.config import CloudSettings
 from cloud_inference.hub import LocalHub
 from cloud_inference.web.server import serve
+from eyeline import subjects
 from eyeline.errors import ConfigError
 from eyeline.subjects import status_subject
 from eyeline.v1 import device_pb2, frame_pb2
@@ -22,6 +25,7 @@ from tests.support.access import Issuer
 from tests.support.api import result, store
 from tests.support.eventually import eventually
 from tests.support.programs import metric
+from tests.support.servers import cloud_client
 from tests.support.simulated import Device, picture, publish
 from tests.support.web import Browser, running_web
 
@@ -205,6 +209,46 @@ async def test_who_joins_gets_the_open_chain_from_its_keyframe(hub: LocalHub, js
             shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert np.abs(shown.astype(int) - picture(14)).mean() < 6
             assert (await three.get(f"/api/picture?camera=yard/gate&epoch={epoch}&sequence=9"))[0] == 204
+
+
+async def test_every_look_is_told_and_what_is_erased_is_seen_no_more(
+    hub: LocalHub, js: JetStreamContext, tmp_path: Path
+) -> None:
+    issuer = Issuer(tmp_path)
+    token = issuer.signed(sub="guard", methods=["read"])
+    device = Device(device="box1")
+    async with running_web(hub, token_keys=[str(issuer.public)]) as url, Browser(url) as browser:
+        await publish(js, device.frames(4))
+        assert await browser.log_in(token) == 204
+
+        async def looks() -> list[tuple[str, ...]]:
+            entries = [it async for it in audit.read(js) if it.who.startswith("guard (")]
+            return [it.cameras for it in entries if it.cameras == ("yard/gate",)]
+
+        assert (await browser.get("/api/picture?camera=yard/gate&epoch=1:00&sequence=1"))[0] == 204
+        assert await looks() == [("yard/gate",)]
+        async with browser.live({"yard/gate": "video"}), Browser(url) as late:
+            await eventually(lambda: len(browser.pictures) == 4)
+            epoch = browser.pictures[0][0]["epoch"]
+            path = f"/api/picture?camera=yard/gate&epoch={epoch}&sequence=3"
+            assert (await browser.get(path))[0] == 200
+            # As `erase` does it, while somebody looks.
+            await js.purge_stream(subjects.FRAMES)
+            client = await cloud_client(hub)
+            await client.publish(subjects.erased_subject("yard", "gate"), b"")
+            await client.flush()
+            await eventually(lambda: gone(browser, path))
+            await publish(js, device.frames(2))  # what depends on what was erased is of no use
+            assert await late.log_in(token) == 204
+            async with late.live({"yard/gate": "video"}):
+                await publish(js, device.frames(2, keyframe_first=True))
+                await eventually(lambda: len(late.pictures) == 2)
+            assert [header["sequence"] for header, _ in late.pictures] == [7, 8]
+            await client.close()
+
+
+async def gone(browser: Browser, path: str) -> bool:
+    return (await browser.get(path))[0] == 204
 
 
 async def test_stored_results_are_listed_and_counted(hub: LocalHub, js: object) -> None:
