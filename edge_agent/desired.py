@@ -44,7 +44,7 @@ class Desired:
         self._subject = f"$JS.API.DIRECT.GET.KV_{DESIRED}.$KV.{DESIRED}.{desired_key(site, device)}"
         self._file = state_dir / "desired.bin"
         self.revision = 0
-        self._is_unknown = False
+        self._is_unknown = self._is_lost = False
 
     def recall(self) -> None:
         """Apply what an earlier run was told, so that a device without a link keeps to it."""
@@ -77,7 +77,7 @@ class Desired:
         headers = answer.headers or {}
         if "Nats-Sequence" not in headers:
             if headers.get("Status") == "404":
-                self._forget()
+                self._nothing()
             return
         revision = int(headers["Nats-Sequence"])
         if revision == self.revision:
@@ -94,9 +94,17 @@ class Desired:
             _log.warning("desired_not_written", reason=problem.strerror)
 
     def _use(self, config: device_pb2.DesiredConfig) -> None:
-        self.revision, self._is_unknown = config.revision, False
+        self.revision, self._is_unknown, self._is_lost = config.revision, False, False
         _log.info("desired_config", revision=config.revision, cameras=[it.camera for it in config.cameras])
         self._apply(config)
+
+    def _nothing(self) -> None:
+        """The hub has none, or lost them: masks and erasures are not to be forgotten that way."""
+        if self.revision and not self._is_lost:
+            self._is_lost = True
+            _log.warning("desired_config_lost", revision=self.revision, effect="kept as it was")
+        elif not self.revision:
+            self._forget()
 
     def _forget(self) -> None:
         if self.revision or self._is_unknown:

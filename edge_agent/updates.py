@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import sys
@@ -202,6 +203,13 @@ class Updates:
             except (BadRelease, ConfigError) as problem:
                 self._refuse(kind, manifest, str(problem))
                 continue
+            except OSError as problem:
+                # Such as a full disk: nobody's fault, and tried again.
+                reason = f"waits: {problem.strerror or problem}"
+                if self._told.get(kind) is None or self._told[kind].message != reason:
+                    _log.warning("release_waits", kind=kind, version=manifest.version, reason=reason)
+                self._tell(kind, manifest, device_pb2.RELEASE_STATE_FETCHING, reason)
+                continue
             _log.info("release_on_trial", kind=kind, version=slot.version, serial=slot.serial)
             live = sorted(self._agent.live())
             self._state.begin(kind, slot, live, self._settings.updates.confirm_s)
@@ -333,7 +341,7 @@ class Updates:
         needed = manifest.size_bytes * 4 + _DISK_RESERVE_BYTES
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise BadRelease(f"it needs {needed >> 20} MiB of disk, {free >> 20} are free")
+            raise OSError(errno.ENOSPC, f"it needs {needed >> 20} MiB of disk, {free >> 20} are free")
 
         before = 0
 

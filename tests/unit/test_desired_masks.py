@@ -114,6 +114,26 @@ async def test_they_are_remembered_and_a_damaged_memory_withholds_until_the_hub_
     assert not (tmp_path / "desired.bin").exists()
 
 
+async def test_a_hub_that_lost_them_does_not_uncover_anything(tmp_path: Path) -> None:
+    wanted = device_pb2.DesiredConfig(cameras=[device_pb2.DesiredCamera(camera="gate")])
+    told = Follower(tmp_path)
+    answer: Any = Answer(wanted.SerializeToString(), Nats_Sequence="7")
+    await told.desired._ask(answer)
+    nothing: Any = Answer(Status="404")
+    await told.desired._ask(nothing)
+    assert (len(told.told), told.desired.revision) == (1, 7)
+    # A hub made anew counts from one, and what it says then holds.
+    other: Any = Answer(device_pb2.DesiredConfig().SerializeToString(), Nats_Sequence="1")
+    await told.desired._ask(other)
+    assert [len(config.cameras) for config in told.told] == [1, 0]
+    await told.desired._ask(answer)
+    # Taken away by somebody who meant it.
+    taken: Any = Answer(Nats_Sequence="8", KV_Operation="DEL")
+    await told.desired._ask(taken)
+    assert told.told[-1] is None
+    assert not (tmp_path / "desired.bin").exists()
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_durable(path, b"one")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,14 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import durable, install, launch_state
-from edge_agent.config import load_in_force
+from edge_agent.config import AgentSettings, Source, load_in_force
 from edge_agent.fetch import fetch
 from edge_agent.launch_state import Slot, UpdateState
+from edge_agent.updates import Agent, Updates
 from eyeline import nkey, releases
 from eyeline.errors import BadRelease, BusError, ConfigError
 from eyeline.nkey import Kind, NKey
 from eyeline.settings import merged
-from eyeline.v1 import release_pb2
+from eyeline.v1 import device_pb2, release_pb2
 
 KEY = NKey.generate(Kind.OPERATOR)
 ME: Any = {"tenant": "acme", "site": "yard", "device": "box1"}
@@ -368,3 +372,55 @@ def test_rolling_back_remembers_why_and_how_often(tmp_path: Path) -> None:
     assert again.in_force() == {}
     (tmp_path / launch_state.FOLDER / "state.json").write_text("{}")
     assert UpdateState.load(tmp_path).highest == {}
+
+
+# What the device does about it
+
+
+async def test_a_full_disk_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launch_state.LAUNCHED, "1")
+    settings = AgentSettings.model_validate(
+        {**ME, "cameras": [{"name": "gate", "source": "pattern:64x64@1"}], "state_dir": tmp_path}
+        | {"updates": {"key": KEY.public}}
+    )
+    data = zipped({"card.yaml": b"no card", "more": bytes(range(256)) * 40})
+    signed = manifest(
+        kind=release_pb2.RELEASE_KIND_MODEL,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        object="thing",
+    )
+    hub: Any = SimpleNamespace(planned_bytes=0.0)
+    follower = Updates(hub, settings, Agent(Source(None, lambda _: settings), set, str))
+    store: Any = Store(data)
+    entry = releases.sign(signed, KEY)
+
+    class Session:
+        async def request(self, subject: str, payload: bytes = b"", **_: float) -> Any:
+            if "OBJ_" in subject:
+                return await store.request(subject, payload)
+            mine = subject.endswith("model.device.yard.box1")
+            return _Message(entry, {"Nats-Sequence": "1"}) if mine else _Message(b"", {"Status": "404"})
+
+    session: Any = Session()
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1 << 20))
+    await follower._round(session)
+    (told,) = follower.status()
+    assert (told.state, store.asked) == (device_pb2.RELEASE_STATE_FETCHING, [])
+    assert told.message == "waits: it needs 64 MiB of disk, 1 are free"
+    assert not UpdateState.load(tmp_path).failed
+    # There is room again: it is fetched and looked at, without being released anew.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=1 << 40))
+    await follower._round(session)
+    assert len(store.asked) == len(store.chunks)
+    (told,) = follower.status()
+    assert (told.state, "card.yaml" in told.message) == (device_pb2.RELEASE_STATE_FAILED, True)
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive_:
+        for name, content in members.items():
+            archive_.writestr(name, content)
+    return made.getvalue()
