@@ -17,6 +17,7 @@ import typer
 
 from eyeline import cli_export, cli_report, cli_status, errors, show
 from eyeline.client import Client
+from eyeline.release import version
 from eyeline.terminal import (
     DEFAULT_SERVER as _SERVER,
 )
@@ -40,6 +41,7 @@ from eyeline.terminal import (
     fail,
     moment,
     nothing,
+    period,
     run,
     status_of,
     use_certificate,
@@ -63,8 +65,17 @@ app = typer.Typer(
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"eyeline {version()}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     cert: Annotated[
         Path | None, typer.Option(envvar="EYELINE_CERT", help="Show the server this certificate (PEM).")
     ] = None,
@@ -154,7 +165,7 @@ def history(
 ) -> None:
     """Print one camera's stored results by capture time."""
     site, name = camera_of(camera)
-    begin, end = moment(from_) or 0, moment(to) or 0
+    begin, end = period(from_, to)
 
     async def work() -> int:
         out = Output(as_json)
@@ -227,7 +238,8 @@ def devices(
             for one in found:
                 out.line(show.device_object(one))
         elif found:
-            out.print(show.device_table(found, time.time_ns()))
+            for shown in show.device_lines(found, time.time_ns()):
+                out.print(shown)
         return OK if found else nothing("no device has reported yet")
 
     run(work())
@@ -294,7 +306,7 @@ def main() -> None:
         if "\n" in text:  # the help, for lack of a command
             sys.stderr.write(f"{text}\n")
             raise SystemExit(USAGE) from None
-        fail(f"{text} See 'eyeline --help'.", USAGE)
+        fail(f"{text.rstrip('.')}. See 'eyeline --help'.", USAGE)
     raise SystemExit(status if isinstance(status, int) else OK)
 
 

@@ -35,6 +35,7 @@ from eyeline.terminal import (
     client_of,
     moment,
     nothing,
+    period,
     progress,
     run,
 )
@@ -85,7 +86,10 @@ def export(
     from eyeline.exports import files
 
     path = out or Path({"coco": "results.json", "mot": "results"}.get(format_, f"results.{format_}"))
-    begin, end = moment(from_) or 0, moment(to) or time.time_ns()
+    begin, end = period(from_, to)
+    end = end or time.time_ns()
+    if classes and format_ is not Format.MOT:
+        raise errors.InvalidRequest(f"--class is for mot alone: {format_.value} names each object's class")
 
     async def work() -> int:
         async with client_of(server, token, tls, ca) as client:
@@ -360,10 +364,13 @@ def _template(path: Path | None, as_text: bool) -> Any:
     if path is None:
         return Template("$result")
     try:
-        return Template(path.read_text(encoding="utf-8"), as_json=not as_text)
+        template = Template(path.read_text(encoding="utf-8"), as_json=not as_text)
     except (OSError, UnicodeDecodeError) as problem:
         why = getattr(problem, "strerror", None) or "it is not UTF-8"
         raise errors.ConfigError(f"template {path} cannot be read: {why}") from None
+    if not as_text:
+        template.check_json()
+    return template
 
 
 def _wanted(objects: bool, classes: list[str] | None, min_score: float) -> Wanted:

@@ -218,37 +218,43 @@ def device_object(device: device_pb2.Device) -> dict[str, Any]:
     }
 
 
-def device_table(devices: list[device_pb2.Device], now_ns: int) -> Table:
-    """One row a camera, under its device."""
-    table = Table()
-    for column in ("device", "heard", "hub", "spool", "camera", "state"):
-        table.add_column(column)
-    for column in ("fps", "captured", "sent", "dropped"):
-        table.add_column(column, justify="right")
-    table.add_column("message")
+def device_lines(devices: list[device_pb2.Device], now_ns: int) -> list[Text | Table]:
+    """A line a device, under it a row a camera, and what the cameras say: narrow enough for any terminal."""
+    lines: list[Text | Table] = []
     for device in devices:
         status = device.status
         heard_ns = status.stored_ns or status.reported_ns
-        own = (
-            Text(f"{one_line(status.site)}/{one_line(status.device)}", "bold"),
-            Text(f"{format_duration(max(now_ns - heard_ns, 0))} ago" if heard_ns else "never"),
-            Text("connected", "green") if status.hub_connected else Text("away", "yellow"),
-            Text(f"{status.spool.bytes / 1e6:.1f} MB"),
-        )
-        for i, shown in enumerate(device_object(device)["cameras"] or [None]):
-            first = own if i == 0 else (Text(),) * len(own)
-            if shown is None:
-                table.add_row(*first, Text("no cameras", "dim"))
-                continue
-            style = STATE_STYLES.get(status.cameras[i].state, "")
+        line = Text(f"{one_line(status.site)}/{one_line(status.device)}", "bold")
+        line.append(f"  {_heard(heard_ns, now_ns)}  ", "default")
+        line.append(*(("connected", "green") if status.hub_connected else ("away from the hub", "yellow")))
+        line.append(f"  spool {status.spool.bytes / 1e6:.1f} MB", "default")
+        lines.append(line)
+        shown = device_object(device)["cameras"]
+        if not shown:
+            lines.append(Text("  no cameras", "dim"))
+            continue
+        table = Table(pad_edge=False, box=None, header_style="dim")
+        table.add_column("  camera", overflow="fold", min_width=10)
+        table.add_column("state", no_wrap=True)
+        for column in ("fps", "captured", "sent", "dropped"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for camera, of in zip(status.cameras, shown, strict=True):
             table.add_row(
-                *first,
-                Text(one_line(shown["camera"])),
-                Text(shown["state"], style),
-                f"{shown['capture_fps']:.1f}",
-                str(shown["frames_captured"]),
-                str(shown["frames_sent"]),
-                str(sum(shown["frames_dropped"].values())),
-                Text(one_line(shown["message"])),
+                Text(f"  {one_line(of['camera'])}"),
+                Text(of["state"], STATE_STYLES.get(camera.state, "")),
+                f"{of['capture_fps']:.1f}",
+                str(of["frames_captured"]),
+                str(of["frames_sent"]),
+                str(sum(of["frames_dropped"].values())),
             )
-    return table
+        lines.append(table)
+        lines += [
+            Text(f"  {one_line(of['camera'])}: {one_line(of['message'])}", "dim")
+            for of in shown
+            if of["message"]
+        ]
+    return lines
+
+
+def _heard(heard_ns: int, now_ns: int) -> str:
+    return f"heard {format_duration(max(now_ns - heard_ns, 0))} ago" if heard_ns else "never heard"

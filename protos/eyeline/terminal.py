@@ -179,6 +179,14 @@ def moment(text: str | None) -> int | None:
     return None if text is None else parse_moment(text, time.time_ns())
 
 
+def period(from_: str | None, to: str | None) -> tuple[int, int]:
+    """What `--from` and `--to` say, nanoseconds since the Unix epoch, 0 for what they do not."""
+    begin, end = moment(from_) or 0, moment(to) or 0
+    if to is not None and end <= begin:
+        fail("--to must be later than --from", USAGE)
+    return begin, end
+
+
 def duration(text: str, option: str) -> float:
     """Seconds of `30s`, `10m` or `1h30m`; raises `InvalidRequest`."""
     now = time.time_ns()

@@ -13,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 import supervision
+from grpc import StatusCode
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -21,7 +22,7 @@ from eyeline.exports import coco, files, mot
 from eyeline.v1 import detection_pb2, result_pb2
 from eyeline.values import Detections, Result
 from tests.support.eyeline_command import run_eyeline
-from tests.support.fake_api import START_NS, made_result, running_fake_api
+from tests.support.fake_api import START_NS, Fault, made_result, running_fake_api
 
 SIZE = (640, 480)
 
@@ -175,6 +176,21 @@ async def test_what_cannot_be_exported_is_one_line(tmp_path: Path) -> None:
             server=api.address,
         )
         assert none.status == 1
+
+
+@pytest.mark.parametrize("name", ["coco", "mot", "parquet", "jsonl"])
+async def test_an_export_without_results_leaves_the_one_before(name: str, tmp_path: Path) -> None:
+    """Nothing is found: what stood at that path still stands there, and nothing else does."""
+    path = tmp_path / "kept"
+    path.write_text("an earlier export")
+    async with running_fake_api() as api:
+        done = await run_eyeline("export", name, "yard/none", "--out", str(path), server=api.address)
+        assert (done.status, done.err) == (1, "no results in that time\n")
+        api.fail("ListResults", Fault(StatusCode.INTERNAL, "because"))
+        done = await run_eyeline("export", name, "yard/none", "--out", str(path), server=api.address)
+        assert done.status == 4
+    assert [it.name for it in tmp_path.iterdir()] == ["kept"]
+    assert path.read_text() == "an earlier export"
 
 
 def test_supervision_takes_the_arrays(found: list[Result]) -> None:

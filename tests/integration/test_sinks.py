@@ -214,3 +214,19 @@ def test_templates() -> None:
     assert Template("${count}x", as_json=False).render(result) == "1x"
     with pytest.raises(ConfigError, match="must be written"):
         Template("costs 5 $ a day")
+    Template(
+        '{"n": $count, "who": "$camera", "late": $late, "delay": $delay_ms, "all": $result}'
+    ).check_json()
+    for text in ('{"who": $camera}', '{"who": "$camera"', "$camera sees $summary", ""):
+        with pytest.raises(ConfigError, match="no JSON comes of it"):
+            Template(text).check_json()
+
+
+async def test_a_template_that_makes_no_json_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    """A text without its quotes would be refused by whoever reads it, message by message."""
+    template = tmp_path / "message.json"
+    template.write_text('{"camera": $camera}')
+    done = await run_eyeline("sink", "webhook", "http://x", "--template", str(template), server="127.0.0.1:1")
+    assert (done.status, done.out) == (2, "")
+    assert "no JSON comes of it" in done.err
+    assert len(done.err.splitlines()) == 1

@@ -16,6 +16,7 @@ from grpc import StatusCode
 
 from eyeline.errors import InvalidRequest
 from eyeline.moments import format_duration, format_moment, parse_moment
+from eyeline.release import version
 from eyeline.v1 import device_pb2, inference_pb2, result_pb2
 from tests.support.eventually import eventually
 from tests.support.fake_api import FakeApi, Fault, made_result, running_fake_api
@@ -225,6 +226,10 @@ async def test_devices(api: FakeApi) -> None:
     assert done.status == 0
     for shown in ("yard/box1", "gate", "live", "90", "failed", "no such file", "yard/box2", "no cameras"):
         assert shown in done.out
+    narrow = await run("devices", "--server", api.address, COLUMNS="60")
+    assert max(len(line.rstrip()) for line in narrow.out.splitlines()) <= 60
+    for shown in ("gate ", "live ", " 90 ", "door: no such file"):
+        assert shown in narrow.out, narrow.out
     done = await run("devices", "yard/box1", "--json", "--server", api.address)
     found = json.loads(done.out)
     assert [camera["state"] for camera in found["cameras"]] == ["live", "failed"]
@@ -244,6 +249,9 @@ async def test_devices(api: FakeApi) -> None:
         (["history"], "Missing argument 'SITE/CAMERA'"),
         (["history", "gate"], "must be SITE/CAMERA"),
         (["history", "yard/gate", "--from", "yesterday"], "'yesterday' is no time"),
+        (["history", "yard/gate", "--from", "1m", "--to", "2m"], "--to must be later than --from"),
+        (["export", "jsonl", "--from", "1m", "--to", "2m"], "--to must be later than --from"),
+        (["export", "coco", "--class", "person"], "--class is for mot alone"),
         (["devices", "box1"], "must be SITE/DEVICE"),
         (["watch", "--count", "0"], "--count"),
         (["watch", "--since", "10m", "--resume", "t1"], "not both"),
@@ -256,6 +264,11 @@ async def test_wrong_usage_is_one_line(arguments: list[str], says: str) -> None:
     assert (done.status, done.out) == (2, "")
     assert says in done.err
     assert len(done.err.splitlines()) == 1
+
+
+async def test_the_version() -> None:
+    done = await run("--version")
+    assert (done.status, done.out, done.err) == (0, f"eyeline {version()}\n", "")
 
 
 async def test_wrong_resume_token(api: FakeApi) -> None:

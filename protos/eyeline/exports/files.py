@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -17,7 +18,10 @@ from eyeline.values import Result
 async def write(
     name: str, path: Path, results: AsyncIterator[Result], classes: frozenset[str] = frozenset()
 ) -> dict[str, int]:
-    """Write `coco`, `mot`, `parquet` or `jsonl`; counts by name, `results` first. Raises `ConfigError`."""
+    """Write `coco`, `mot`, `parquet` or `jsonl`; counts by name, `results` first. Raises `ConfigError`.
+
+    Without any result, and when it fails, what was at that path stays as it is. classes: of mot alone.
+    """
     match name:
         case "coco":
             found = [result async for result in results]
@@ -28,6 +32,7 @@ async def write(
             with parquet.Writer(path) as writer:
                 async for result in results:
                     writer.add([result])
+                writer.keep = bool(writer.results)
             return {"results": writer.results, "rows": writer.rows}
         case _:
             return await _jsonl(path, results)
@@ -39,6 +44,8 @@ async def _mot(folder: Path, results: AsyncIterator[Result], classes: frozenset[
     async for result in results:
         cameras[f"{result.site}-{result.camera}"].append(result)
     total: dict[str, int] = {"results": sum(map(len, cameras.values()))}
+    if not cameras:
+        return total
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -58,7 +65,11 @@ async def _jsonl(path: Path, results: AsyncIterator[Result]) -> dict[str, int]:
                 line: dict[str, Any] = show.result_object(result)
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
                 written += 1
-        part.replace(path)
+        if written:
+            part.replace(path)
     except OSError as problem:
         raise ConfigError(f"{path} cannot be written: {problem.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return {"results": written}

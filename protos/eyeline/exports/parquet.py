@@ -46,7 +46,10 @@ _ROWS: Final = 50_000
 
 
 class Writer:
-    """Writes results as they come, in bounded memory; a context manager. Raises `ConfigError`."""
+    """Writes results as they come, in bounded memory; a context manager. Raises `ConfigError`.
+
+    keep: False leaves what was at that path as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         self._pa, self._pq = needed("pyarrow", "export"), needed("pyarrow.parquet", "export")
@@ -54,6 +57,7 @@ class Writer:
         self._schema = self._pa.schema([self._field(*column) for column in COLUMNS])
         self._rows: list[tuple[Any, ...]] = []
         self.results = self.rows = 0
+        self.keep = True
         try:
             self._file = self._pq.ParquetWriter(self._part, self._schema, compression="zstd")
         except OSError as problem:
@@ -66,7 +70,7 @@ class Writer:
         if kind is None:
             self._flush()
         self._file.close()
-        if kind is None:
+        if kind is None and self.keep:
             self._part.replace(self._path)
         else:
             self._part.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from eyeline import show
 from eyeline._status import one_line
 from eyeline.errors import ConfigError
 from eyeline.moments import format_moment
+from eyeline.v1 import result_pb2
 from eyeline.values import Result
 
 PARTS: Final[dict[str, Callable[[Result], Any]]] = {
@@ -39,6 +40,15 @@ PARTS: Final[dict[str, Callable[[Result], Any]]] = {
 }
 
 
+_SAMPLE: Final = Result.from_proto(
+    result_pb2.Result(
+        key=result_pb2.FrameKey(site="site", camera="camera", sequence=1),
+        provenance=result_pb2.PROVENANCE_CLOUD,
+        times=result_pb2.StageTimes(captured_ns=1, answered_ns=2),
+    )
+)
+
+
 class Template(string.Template):
     """A text with places for parts of a result; raises `ConfigError` for one that there is not.
 
@@ -55,6 +65,16 @@ class Template(string.Template):
         for name in self.get_identifiers():
             if name not in PARTS:
                 raise ConfigError(f"template: there is no ${name}; there are: {', '.join(sorted(PARTS))}")
+
+    def check_json(self) -> None:
+        """Raises `ConfigError` for a template that makes no JSON of a result."""
+        try:
+            json.loads(self.render(_SAMPLE))
+        except ValueError as problem:
+            raise ConfigError(
+                f"template: no JSON comes of it ({problem}); texts need quotes, as in "
+                '{"camera": "$camera", "count": $count}; --text is for plain text'
+            ) from None
 
     def render(self, result: Result) -> str:
         """The text for a result."""
