@@ -114,6 +114,18 @@ def test_pauses_end_a_stretch() -> None:
     assert rehearse.picked(4, 4.0, 9.0) == [0, 1, 2, 3]
 
 
+def test_pictures_that_cannot_be_evenly_apart_are_as_many_a_second() -> None:
+    given = sample(40, gap_at=20)
+    for index, one in enumerate(given.pictures):
+        # What a camera of ten frames a second gives: every second and third of them in turn.
+        one.offset_ns = (index // 2 * 5 + index % 2 * 3) * S // 10 + (5 * S if index >= 20 else 0)
+    opened = open_sample(given)
+    assert opened.stretches == [(0, 20), (20, 40)]
+    assert opened.fps == pytest.approx(4.0, rel=0.03)
+    sent = [given.pictures[it].offset_ns / S for it in opened.picked(2.0)]
+    assert np.diff(sent[:10]) == pytest.approx(0.5), "as many as the rung says, not one in five more"
+
+
 async def test_finer_and_more_frequent_rungs_are_worth_more() -> None:
     profile = await scored(sample())
     assert not profile.problem
