@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from benchmarks.tradeoff import eyeline
 from benchmarks.tradeoff.clip import Scene
-from benchmarks.tradeoff.eyeline import Operating
+from benchmarks.tradeoff.operating import GRID
 from benchmarks.tradeoff.points import Point
 from edge_agent.detect import EdgeModel
 
@@ -14,18 +15,13 @@ from edge_agent.detect import EdgeModel
 _PASSES = 2
 
 
-def _points() -> Iterator[Operating]:
-    for max_fps, crfs in ((3.4, (30,)), (2.5, (28, 34, 38)), (2.0, (30, 34, 38))):
-        for crf in crfs:
-            yield Operating(
-                f"edge + {max_fps:g} fps crf{crf}",
-                "eyeline",
-                encode={"max_fps": max_fps, "crf": crf, "batch_ms": 4000},
-                heartbeat_s=10.0,
-            )
-
-
-FULL = tuple(_points())
+# Frames a second up to which a point of the pixels' grid is measured in full, too: more costs more only.
+_MOST_FPS = 3.4
+FULL = tuple(
+    dataclasses.replace(one, name=f"edge + {one.name}", kind="eyeline", detect={})
+    for one in GRID
+    if one.encode["max_fps"] <= _MOST_FPS
+)
 
 
 def run(scene: Scene, edge: EdgeModel) -> Iterator[Point]:

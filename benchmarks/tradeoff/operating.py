@@ -11,8 +11,7 @@ _BATCH_MS, _HEARTBEAT_S = 4000, 10.0
 _NO_EDGE = {"enabled": False}
 
 
-def pixels() -> Iterator[Operating]:
-    """Frames a second and quantiser, edge-only answers off."""
+def _grid() -> Iterator[Operating]:
     for max_fps, crfs in (
         (5.0, (30,)),
         (3.4, (26, 30, 34)),
@@ -26,6 +25,10 @@ def pixels() -> Iterator[Operating]:
                 detect=_NO_EDGE,
                 heartbeat_s=_HEARTBEAT_S,
             )
+
+
+def _pixels() -> Iterator[Operating]:
+    yield from GRID
     yield Operating(
         "causal 5 fps crf30",
         encode={"max_fps": 5.0, "crf": 30, "batch_ms": _BATCH_MS},
@@ -45,4 +48,6 @@ def pixels() -> Iterator[Operating]:
 
 
 BUDGETS = (20, 50, 200)
-PIXELS = tuple(pixels())
+# Frames a second and quantiser, edge-only answers off.
+GRID = tuple(_grid())
+PIXELS = tuple(_pixels())
