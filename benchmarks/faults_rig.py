@@ -43,6 +43,7 @@ class Scenario:
 
     seconds, fps: of the recording that each camera plays. policies: reasons, beside `POLICIES`, for which
     frames may be answered DEGRADED here, each a stated policy. agent: sections of its configuration.
+    recovers_s: how soon trustworthy answers must flow again.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Scenario:
     cpus: tuple[int, ...] | None = None
     workers: int = 1
     settle_s: float = 40.0
+    recovers_s: float = 5.0
     program: Callable[[Path], list[str]] | None = None
     # Extra conditions on what the rig saw; each returns what is wrong, or nothing.
     check: Callable[[Rig], str] | None = None

@@ -86,6 +86,7 @@ class Feed:
         self._reconnects = 0
         self._heard = 0.0
         self._last_sequence = 0
+        self._pending = 0
         # Newest match when the consumer was made; None until then.
         self.pending_at_start: int | None = None
         # Our monotonic clock when we heard that the consumer was made, less the hub's clock when it made it.
@@ -100,6 +101,11 @@ class Feed:
     def waiting(self) -> int:
         """Messages that `take` would give at once."""
         return len(self._queue)
+
+    @property
+    def behind(self) -> int:
+        """Messages after the last that `take` gave: those here, and those in the hub when the newest came."""
+        return len(self._queue) + self._pending
 
     async def take(self, most: int = 64) -> list[StreamMessage]:
         """The next messages, at least one and at most `most`; waits for as long as it takes."""
@@ -249,7 +255,7 @@ class Feed:
             self._broken = True
         if not self._broken:
             self._credit = max(0, self._credit - 1)
-            self._last_sequence = sequence
+            self._last_sequence, self._pending = sequence, pending
             self._queue.append(
                 StreamMessage(message.subject, message.data, headers, sequence, stored_ns, pending)
             )

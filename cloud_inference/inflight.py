@@ -14,8 +14,8 @@ from collections import deque
 from typing import Final
 
 _TARGET_S: Final = 1.0
-# Fewer would leave a server that batches idle between batches.
-_LEAST: Final = 8
+# One at work and one that waits: a server so slow that these take long batches nothing.
+_LEAST: Final = 2
 _CUT: Final = 0.7
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from eyeline.v1 import result_pb2
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
@@ -57,6 +60,11 @@ WAITING = Gauge(
 TAKEN = Counter("eyeline_cloud_taken_messages_total", "Messages taken from the hub.", ["tenant", "lane"])
 PICTURES = Counter(
     "eyeline_cloud_pictures_total", "Pictures handed to the inference server.", ["tenant", "lane"]
+)
+THINNED = Counter(
+    "eyeline_cloud_thinned_pictures_total",
+    "Live pictures left out and filled in, because more came than the inference server takes.",
+    ["tenant"],
 )
 LAG = Gauge(
     "eyeline_cloud_lag_seconds",
@@ -134,3 +142,17 @@ def reason_label(tenant: str, reason: str) -> str:
     if reason not in known and len(known) < _MOST_REASONS:
         known.add(reason)
     return reason if reason in known else "other"
+
+
+def count(tenant: str, results: Iterable[result_pb2.Result]) -> None:
+    """Count stored final results."""
+    for result in results:
+        frames = result.last_sequence - result.key.sequence + 1
+        name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
+        FRAMES.labels(tenant, name).inc(frames)
+        if result.reason:
+            DEGRADED.labels(tenant, reason_label(tenant, result.reason)).inc(frames)
+        if result.provenance == result_pb2.PROVENANCE_CLOUD:
+            CODED_BYTES.labels(tenant).inc(result.coded_bytes)
+            delay_ns = result.times.answered_ns - result.times.captured_ns
+            ANSWER_SECONDS.observe(max(0, delay_ns) / 1e9)

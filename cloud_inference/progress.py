@@ -62,21 +62,32 @@ class Progress:
             state.stored.chain_id = work.unit.chain_id
             state.stored.keyframe_stream_sequence = work.keyframe_at
 
-    def hand_over(self, source: Source, lane: Lane, *, busy: bool) -> None:
+    def hand_over(self, source: Source, lane: Lane, *, results_to: int, busy: bool) -> None:
         """The overtaken lane is to go on with the chain of the live one, which will leave it behind.
 
-        busy: whether it is not through with an earlier one, which it needs until then.
+        results_to: stream sequence of the newest results. busy: whether it is not through with an earlier
+        one, which it needs until then.
         """
         before = self._lanes.get(frame_pb2.LANE_OVERTAKEN)
         if busy and before is not None and before.stored.keyframe_stream_sequence:
             return
+        if before is not None and before.stored.results_stream_sequence:
+            # A former owner was not through with it.
+            results_to = before.stored.results_stream_sequence
         stored = result_pb2.LaneCheckpoint(
             lane=frame_pb2.LANE_OVERTAKEN,
             epoch=source.envelope.epoch,
             chain_id=lane.chain_id,
             keyframe_stream_sequence=lane.keyframe_at,
+            results_stream_sequence=results_to,
         )
         self._lanes[frame_pb2.LANE_OVERTAKEN] = _LaneState(stored)
+
+    def caught_up(self) -> None:
+        """All that a newer picture overtook is answered."""
+        overtaken = self._lanes.get(frame_pb2.LANE_OVERTAKEN)
+        if overtaken is not None:
+            overtaken.stored.results_stream_sequence = 0
 
     def checkpoint(self) -> result_pb2.Checkpoint:
         """As it is stored with each batch of results."""

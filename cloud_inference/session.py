@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cloud_inference import metrics
@@ -21,12 +22,14 @@ from cloud_inference.counting import Counter
 from cloud_inference.decode import CannotDecode, ChainDecoder, to_source
 from cloud_inference.early import provisional
 from cloud_inference.feed import Feed, StreamMessage
+from cloud_inference.hub_clock import HubClock
 from cloud_inference.infer import DEADLINE
 from cloud_inference.piled import Message, Piled
 from cloud_inference.progress import Progress, stored_lanes
 from cloud_inference.rollout.route import Answered as RouteAnswer
 from cloud_inference.rollout.route import CameraRoute, Prepared, ref_of
 from cloud_inference.store import FencedOut, ResultLog, Stored
+from cloud_inference.thinning import Thinning
 from cloud_inference.watermark import Watermark
 from cloud_inference.workload import CameraLoad
 from eyeline import subjects
@@ -42,7 +45,6 @@ _SMALL_PX: Final = 200_000
 # A device is told that its messages wait here from so long on, so often.
 _LAG_NS: Final = 500_000_000
 _TELL_LAG_EVERY_S: Final = 0.5
-_FORGET_NS: Final = 1_000_000
 # Late messages on end after which no live one is supposed to be behind them.
 _MANY: Final = 500
 # Provisional results in one message.
@@ -82,6 +84,8 @@ class Session:
             is_late=self._is_late,
         )
         self._counter = Counter()
+        for result in stored.left_behind:
+            self._answers.restore(result, epoch_key(result.device, result.key.epoch))
         for result in stored.results:
             self._answers.restore(result, epoch_key(result.device, result.key.epoch))
             self._counter.restore(result, owner.drawn(result.device))
@@ -105,10 +109,9 @@ class Session:
         self._nothing_overtaken.set()
         # The message at which a defect of ours came up, by its stream sequence.
         self.blamed = 0
-        # The shortest way from the hub to here, by our monotonic clock, which need not agree with the hub's;
-        # and as the making of our consumer told it, or the oldest message would be taken for fresh.
-        self._shortest_ns: int | None = None
-        self._first_way_ns: int | None = None
+        self._clock = HubClock()
+        self._thinning = Thinning()
+        self._thinned = metrics.THINNED.labels(self._bus.tenant)
         self._subject = subjects.frame_subject(site, "*", camera)
         self._feed = self._open_feed(start, 64)
 
@@ -147,8 +150,9 @@ class Session:
         while True:
             if not self._feed.waiting or in_a_row > _MANY:
                 self._live_rests.set()
-            for message in await self._feed.take(16):
-                self._measure_way(message)
+            messages = await self._feed.take(16)
+            for number, message in enumerate(messages, 1):
+                self._clock.heard(message.stored_ns, self._feed.way_ns)
                 try:
                     self._owner.check_poison(message)
                     with self._blaming(message.sequence):
@@ -177,7 +181,8 @@ class Session:
                     await self._nothing_overtaken.wait()
                 self._live_rests.clear()
                 in_a_row = 0
-                await self._work(source)
+                behind = len(messages) - number + self._feed.behind
+                await self._work(source, self._load.live_part(behind))
 
     async def take_late(self) -> None:
         """What was put off, whenever no live message waits."""
@@ -205,16 +210,6 @@ class Session:
                 self._put_off.clear()
                 self._load.caught_up(0, taken=0)
 
-    def _measure_way(self, message: StreamMessage) -> None:
-        if self._feed.way_ns != self._first_way_ns:
-            self._shortest_ns = self._first_way_ns = self._feed.way_ns
-        took_ns = time.monotonic_ns() - message.stored_ns
-        self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
-
-    def _hub_ns(self) -> int:
-        """The hub's clock now; 0 before anything was heard of it."""
-        return time.monotonic_ns() - self._shortest_ns if self._shortest_ns is not None else 0
-
     async def _overtaken(self, message: StreamMessage, source: Source) -> tuple[Source | None, Source | None]:
         """What of a live message is put off, since it waited for too long, and what is answered live."""
         if source.provisional:
@@ -224,7 +219,7 @@ class Session:
             Message(
                 message.sequence,
                 items,
-                (self._hub_ns() - message.stored_ns) / 1e9,
+                (self._clock.now_ns() - message.stored_ns) / 1e9,
                 wants_pixels=self._intake.wants_pixels(source),
                 fresh_start=self._intake.fresh_start(source),
                 in_time=bool(envelope.deadline_ns) or envelope.in_order,
@@ -251,7 +246,7 @@ class Session:
         """What the live lane knows of its chain goes to the overtaken one: itself goes on at a keyframe."""
         lane, decoder = self._intake.hand_over(), self._decoders.pop(frame_pb2.LANE_LIVE, ChainDecoder())
         self._piled.begun((lane, decoder))
-        self._progress.hand_over(source, lane, busy=self._mark.overtaken)
+        self._progress.hand_over(source, lane, results_to=self._log.last, busy=self._mark.overtaken)
 
     def _rejoin(self) -> None:
         """All that was put off is answered: the live lane takes its chain back."""
@@ -280,17 +275,21 @@ class Session:
         items = stretch.items if message.sequence == stretch.last else None
         return source.part(0, items or len(source.envelope.items), overtaken=True)
 
-    async def _work(self, source: Source) -> None:
+    async def _work(self, source: Source, behind: float = 0) -> None:
+        """Into work. behind: messages like it that wait after it."""
         late = source.late
         self._mark.took(source.stream_sequence, late=late)
         with self._blaming(source.stream_sequence):
-            for one in self._intake.work(source):
+            works = self._intake.work(source)
+            pictures = left = sum(one.kind is Kind.PIXELS for one in works)
+            for one in works:
                 if source.provisional and one.kind is not Kind.END:
                     if len(self._early) < _MOST_EARLY:
                         self._early.append(one)
                 elif one.kind is Kind.PIXELS:
                     self._taking[late] = source
-                    await self._picture(one, late=late)
+                    left -= 1
+                    await self._picture(one, late=late, behind=left + behind * pictures)
                 else:
                     self._answers.append(one, time.monotonic())
         self._taking[late] = None
@@ -304,14 +303,14 @@ class Session:
                 await self._owner.tell_answers(device, report)
             # Of a camera that fell silent too.
             await self._purge()
-            if self._shortest_ns is None:
+            if not self._clock.is_known:
                 continue
-            self._shortest_ns += _FORGET_NS  # or a clock that was set would count for ever
+            self._clock.forget()
             for late, lanes in _READERS.items():
                 works = [work for lane in lanes if (work := self._answers.oldest_unseen(lane)) is not None]
                 oldest = min((work.source for work in works), key=lambda it: it.stored_ns, default=None)
                 source = oldest or self._taking[late]
-                lag_ns = self._hub_ns() - source.stored_ns if source is not None else 0
+                lag_ns = self._clock.now_ns() - source.stored_ns if source is not None else 0
                 self._load.lagging(lanes[0], lag_ns / 1e9)
                 if source is not None and lag_ns > _LAG_NS:
                     await self._owner.tell_lag(source.envelope.device, lag_ns, late=late)
@@ -322,16 +321,19 @@ class Session:
         if not envelope.deadline_ns or work.source.late:
             return None
         captured = captured_ns(work.last_capture, work.source)
-        return (captured + envelope.deadline_ns - self._hub_ns()) / 1e9
+        return (captured + envelope.deadline_ns - self._clock.now_ns()) / 1e9
 
     def _is_late(self, work: Work) -> bool:
         left_s = self._left_s(work)
         return work.source.late if left_s is None else left_s <= 0
 
-    async def _picture(self, work: Work, *, late: bool) -> None:
-        placed = work.wanted and await self._place(work, late=late)
+    async def _picture(self, work: Work, *, late: bool, behind: float) -> None:
+        may_thin = work.wanted and not late and not work.source.envelope.in_order
+        thinned = may_thin and self._thinning.leaves_out(behind)
+        wanted = work.wanted and not thinned
+        placed = wanted and await self._place(work, late=late)
         try:
-            pending = self._answers.append(work, time.monotonic()) if work.wanted else None
+            pending = self._answers.append(work, time.monotonic()) if wanted else None
             if pending is not None and not placed:
                 pending.outcome = DEADLINE
             began = time.perf_counter()
@@ -344,12 +346,18 @@ class Session:
                         self._shared.executor, lambda: self._decode(work, wanted=placed)
                     )
             except CannotDecode as problem:
-                if pending is not None and placed:
+                if thinned:
+                    pending = self._answers.append(work, time.monotonic())
+                if pending is not None and (placed or thinned):
                     pending.outcome = problem.reason
                     self._wake.set()
                 await self._owner.ask_keyframe(work.source)
                 return
             metrics.DECODE_SECONDS.observe(time.perf_counter() - began)
+            if thinned:
+                # Filled in like what the device skips.
+                self._answers.append(replace(work, kind=Kind.SKIPPED), time.monotonic())
+                self._thinned.inc()
             if pending is not None and prepared is not None:
                 self._load.picture(work.source.lane)
                 self.group.create_task(self._infer(pending, prepared, time.time_ns(), late=late))
@@ -363,6 +371,7 @@ class Session:
         left_s = self._left_s(work)
         if left_s is not None and left_s <= 0:
             return False
+        began = time.monotonic()
         try:
             async with asyncio.timeout(left_s):
                 await self._slots[late].acquire()
@@ -373,6 +382,9 @@ class Session:
                     raise
         except TimeoutError:
             return False
+        finally:
+            if not late:
+                self._thinning.waited(time.monotonic() - began)
         return True
 
     def _give_back(self, *, late: bool) -> None:
@@ -435,7 +447,9 @@ class Session:
                     for result in collected.results:
                         self._counter.count(result, self._owner.drawn(result.device))
                     await self._log.write(collected.results, self._progress.checkpoint())
-                self._count(collected.results)
+                metrics.count(self._bus.tenant, collected.results)
+                if self._shared.traces is not None:
+                    self._shared.traces.answered(collected.results)
                 self._report(collected.results)
             await self._purge()
 
@@ -460,26 +474,12 @@ class Session:
         self._mark.answered(work.source.stream_sequence, late=work.source.late)
         self._progress.answered_through(self._mark.answered_to)
         if not self._mark.overtaken:
+            self._progress.caught_up()
             self._nothing_overtaken.set()
 
     async def _purge(self) -> None:
         """Remove the pixels that nobody needs any more."""
         await self._log.purge_frames(self._progress.keep_from(overtaken=self._mark.overtaken))
-
-    def _count(self, results: list[result_pb2.Result]) -> None:
-        tenant = self._bus.tenant
-        for result in results:
-            frames = result.last_sequence - result.key.sequence + 1
-            name = result_pb2.Provenance.Name(result.provenance).removeprefix("PROVENANCE_").lower()
-            metrics.FRAMES.labels(tenant, name).inc(frames)
-            if result.reason:
-                metrics.DEGRADED.labels(tenant, metrics.reason_label(tenant, result.reason)).inc(frames)
-            if result.provenance == result_pb2.PROVENANCE_CLOUD:
-                metrics.CODED_BYTES.labels(tenant).inc(result.coded_bytes)
-                delay_ns = result.times.answered_ns - result.times.captured_ns
-                metrics.ANSWER_SECONDS.observe(max(0, delay_ns) / 1e9)
-                if self._shared.traces is not None:
-                    self._shared.traces.answered(result)
 
 
 def _is_small(work: Work) -> bool:

@@ -28,7 +28,8 @@ _TAIL_S = 10.0
 _TIMEOUT_S = 2.0
 _PURGE_EVERY_S = 5.0
 _NONE = 1 << 62
-_NONE = 1 << 62
+# What was with the model when a newer picture overtook what came behind has its results in so many messages.
+_STOOD_IN = 32
 
 
 class FencedOut(Exception):
@@ -37,9 +38,13 @@ class FencedOut(Exception):
 
 @dataclass(slots=True)
 class Stored:
-    """What a new owner finds: the checkpoint, and the last seconds of results, oldest first."""
+    """What a new owner finds: the checkpoint, and the last seconds of results, oldest first.
+
+    left_behind: older ones, from where frames were put off that are not answered yet.
+    """
 
     checkpoint: result_pb2.Checkpoint = field(default_factory=result_pb2.Checkpoint)
+    left_behind: list[result_pb2.Result] = field(default_factory=list)
     results: list[result_pb2.Result] = field(default_factory=list)
 
 
@@ -64,6 +69,11 @@ class ResultLog:
         self._purged_to = 0
         self._purged_s = 0.0
 
+    @property
+    def last(self) -> int:
+        """Stream sequence of the newest message; 0 without one."""
+        return self._last
+
     async def load(self) -> Stored:
         """Read where to go on; raises `BusError` when the hub does not answer."""
         try:
@@ -77,29 +87,45 @@ class ResultLog:
             raise BusError(f"results of {self._subject} cannot be read: incomplete answer")
         self._last = newest.seq
         batch = result_pb2.ResultBatch.FromString(newest.data)
-        return Stored(batch.checkpoint, await self._tail(newest.seq, newest.time))
+        first, tail = await self._read(newest.seq, since=newest.time - timedelta(seconds=_TAIL_S))
+        since = min(
+            (it for lane in batch.checkpoint.lanes if (it := lane.results_stream_sequence)), default=first
+        )
+        left_behind: list[result_pb2.Result] = []
+        if since < first:
+            _, left_behind = await self._read(first - 1, since=since, most=_STOOD_IN)
+        return Stored(batch.checkpoint, left_behind, tail)
 
-    async def _tail(self, last: int, moment: datetime) -> list[result_pb2.Result]:
+    async def _read(
+        self, last: int, *, since: datetime | int, most: int | None = None
+    ) -> tuple[int, list[result_pb2.Result]]:
+        """Final results from a time or stream sequence on, of `most` messages and none beyond `last`.
+
+        With the stream sequence of the first message; `last` + 1 without one.
+        """
         feed = Feed(
             self._connection,
             self._js,
             subjects.RESULTS,
             [self._subject],
-            start_time=moment - timedelta(seconds=_TAIL_S),
+            start_time=since if isinstance(since, datetime) else None,
+            start_sequence=since if isinstance(since, int) else None,
         )
-        results: list[result_pb2.Result] = []
+        read: dict[int, list[result_pb2.Result]] = {}
+        reached = 0
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                reached = 0
-                while reached < last:
+                while reached < last and (most is None or len(read) < most):
                     for message in await feed.take():
                         reached = message.sequence
-                        results += result_pb2.ResultBatch.FromString(message.data).results
+                        if reached <= last:
+                            read[reached] = list(result_pb2.ResultBatch.FromString(message.data).results)
         except TimeoutError:
             raise BusError(f"results of {self._subject} cannot be read: no answer") from None
         finally:
             await feed.close()
-        return [result for result in results if result.final]
+        results = [result for stored in read.values() for result in stored if result.final]
+        return min(read, default=last + 1), results
 
     async def write(self, results: list[result_pb2.Result], checkpoint: result_pb2.Checkpoint) -> None:
         """Store one batch; raises `FencedOut`, or `BusError` (after which `load` tells what holds)."""

@@ -15,6 +15,7 @@ from nats.js.api import (
 from cloud_inference import audit
 from cloud_inference.config import StreamSettings
 from eyeline import bus, subjects
+from eyeline.errors import BusError
 
 _DUPLICATE_WINDOW_S = 120.0
 _DEAD_MAX_BYTES = 64 << 20
@@ -46,7 +47,15 @@ async def ensure(js: JetStreamContext, settings: StreamSettings, *, change: bool
     for config in configs(settings):
         await bus.ensure_stream(js, config, change=change)
     # Never changed: whoever may change its limits can empty it.
-    await bus.ensure_stream(audit.context(js), audit_config(settings), change=False)
+    try:
+        await bus.ensure_stream(audit.context(js), audit_config(settings), change=False)
+    except BusError as problem:
+        if "ServiceUnavailable" not in str(problem):
+            raise
+        raise BusError(
+            f"stream {subjects.AUDIT}: its account does not answer; unless the hub is just starting, "
+            "`cloud-inference tell` makes the hub know it"
+        ) from None
     for bucket in BUCKETS:
         await bus.ensure_bucket(
             js,

@@ -8,7 +8,7 @@ the device's as well, which needs no exporter. Needs the extra `traces`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,8 +67,13 @@ class Traces:
         # Traces whose first picture was told: its span is the one that the context names.
         self._begun: dict[int, None] = {}
 
-    def answered(self, result: result_pb2.Result) -> None:
-        """A frame with pixels has its stored answer: one span for the whole, one for each stage in it."""
+    def answered(self, results: Iterable[result_pb2.Result]) -> None:
+        """Final results are stored: a span for each frame with pixels, and one for each stage in it."""
+        for result in results:
+            if result.provenance == result_pb2.PROVENANCE_CLOUD:
+                self._answered(result)
+
+    def _answered(self, result: result_pb2.Result) -> None:
         parent = Traceparent.parse(result.traceparent)
         if parent is None or not parent.sampled or not result.times.captured_ns:
             return

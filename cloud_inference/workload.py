@@ -38,6 +38,10 @@ class CameraLoad:
             self._share[other] = part if first else share + _NEWEST * (part - share)
             self._set(other, waiting * self._share[other] + self._behind * (other == "backlog"))
 
+    def live_part(self, messages: int) -> float:
+        """How many of so many messages are live, by the latest ones."""
+        return messages * self._share[LANES[frame_pb2.LANE_LIVE]]
+
     def caught_up(self, behind: int, *, taken: int = 1) -> None:
         """A message that was put off is taken now, and so many more wait."""
         metrics.TAKEN.labels(self._tenant, "backlog").inc(taken)

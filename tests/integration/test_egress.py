@@ -242,7 +242,8 @@ def test_the_check_sees_a_leak(clip: Path) -> None:
 def test_people_are_blurred_in_what_leaves() -> None:
     """Against the same frames without redaction: where people are, little of the detail is left."""
     plain, blurred = (
-        pictures(recorded(STREET, redact, 6, width_px=768)) for redact in ({}, {"blur": ["person"]})
+        pictures(recorded(STREET, redact, 6, width_px=768))
+        for redact in ({}, {"blur": ["person"], "timeout_s": 20})
     )
     card = catalogue.load("centernet-mobilenetv3")
     model, seen = Detector(card), 0

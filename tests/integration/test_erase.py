@@ -186,7 +186,7 @@ async def test_a_device_that_is_away_is_told_of_and_waited_for(account: Account)
     assert again.complete
 
 
-@pytest.mark.parametrize(("first", "last"), [(8, 3), (3, 4000)])
+@pytest.mark.parametrize(("first", "last"), [(8, 3), (3, 400_000)])
 def test_impossible_times(first: int, last: int) -> None:
     with pytest.raises(ConfigError):
         Order("yard", "gate", at(first), at(last))

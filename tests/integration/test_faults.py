@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import pytest
 
@@ -38,7 +40,8 @@ SELECTION = [
 
 
 def test_nothing_is_lost_doubled_or_reordered(tmp_path: Path) -> None:
-    status = faults.main(["--out", str(tmp_path), "--only", *SELECTION])
+    # Other tests run beside this one: on a machine of its own, the benchmark holds each recovery to 5 s.
+    status = faults.main(["--out", str(tmp_path), "--only", *SELECTION, "--patience", "3"])
     records = json.loads((tmp_path / "faults.json").read_text())
     assert status == 0, (tmp_path / "details.json").read_text()
     assert [record["name"] for record in records] == SELECTION
@@ -47,10 +50,6 @@ def test_nothing_is_lost_doubled_or_reordered(tmp_path: Path) -> None:
         assert record["captured"] > 100
         assert record["lost"] == record["duplicates"] == record["out_of_order"] == 0
         assert record["captured"] - record["results"] <= record["dropped_by_policy"]
-    within_s = {record["name"]: record["recovery_s"] for record in records}
-    quick = ("hub_killed", "worker_killed", "workers_away", "triton_killed")
-    # 5 s is what the benchmark holds it to; other tests run beside this one.
-    assert max(within_s[name] for name in quick) < 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["details.json", "faults.json", "harness.log"]
 
 
@@ -74,6 +73,23 @@ async def test_a_seeded_loss_is_caught(tmp_path: Path) -> None:
     assert outcome.record.lost == len(deleted) + 1
     assert outcome.record.results == outcome.record.captured - outcome.record.lost
     assert not outcome.holds
+
+
+async def test_a_slow_recovery_is_caught(tmp_path: Path) -> None:
+    steady = next(it for it in SCENARIOS if it.name == "steady")
+
+    async def stand_still(rig: Rig) -> None:
+        await rig.at(2)
+        rig.restored()
+        rig.signal("worker", SIGSTOP)
+        await asyncio.sleep(3)
+        rig.signal("worker", SIGCONT)
+
+    scenario = replace(steady, play=stand_still, recovers_s=2, settle_s=20)
+    outcome = await faults.perform(scenario, tmp_path / "state")
+    assert outcome.record.is_clean, outcome
+    assert not outcome.holds
+    assert "not within 2 s" in outcome.problem
 
 
 def test_an_unknown_scenario_and_a_folder_that_cannot_be(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.js.api import KeyValueConfig
 
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
@@ -19,7 +20,7 @@ from cloud_inference.hub import LocalHub
 from edge_agent.config import AgentSettings, CameraSettings, EncodeSettings, HubSettings
 from edge_agent.delivery import Delivery
 from edge_agent.epoch import next_epoch
-from eyeline import bus
+from eyeline import bus, subjects
 from eyeline.nats_server import NatsServer
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Epoch
@@ -327,7 +328,9 @@ async def test_too_large_for_the_hub_is_set_aside_and_told(tmp_path: Path) -> No
     server = NatsServer(config, work_dir=tmp_path / "hub", name="hub")
     url = await server.start()
     client = await bus.connect(url, name="cloud", wait=False)
-    await streams.ensure(client.jetstream(), StreamSettings())
+    for stream in streams.configs(StreamSettings()):
+        await bus.ensure_stream(client.jetstream(), stream)
+    await bus.ensure_bucket(client.jetstream(), KeyValueConfig(bucket=subjects.CLAIMS, direct=True))
     chosen = AgentSettings(
         tenant="acme",
         site=SITE,

@@ -121,7 +121,7 @@ async def test_old_chains_are_purged(tmp_path: Path) -> None:
         for step in range(20):
             await keeper.publish(camera.frame(keyframe=step % 10 == 0))
         aging = asyncio.create_task(keeper.purge_aged())
-        await eventually(lambda: keeper.dropped("gate") == {"spool_age": 20})
+        await eventually(lambda: keeper.dropped("gate") == {"spool_age": 20} and spool.reports.get("gate"))
         aging.cancel()
         (report,) = await kept(spool, "gate")
         assert report.items[0].range.reason == "spool_age"

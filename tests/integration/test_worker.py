@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from tests.support.servers import cloud_client
 from tests.support.simulated import Device, picture, publish
 
 CLOUD, DEGRADED = result_pb2.PROVENANCE_CLOUD, result_pb2.PROVENANCE_DEGRADED
+PROPAGATED = result_pb2.PROVENANCE_PROPAGATED
 LEASE_S = 1.0
 
 
@@ -87,11 +89,11 @@ async def tenant_bus(hub: LocalHub, tenant: str = "acme") -> AsyncIterator[Bus]:
 
 
 @contextlib.contextmanager
-def shared(model: SquareModel, name: str = "w1") -> object:
+def shared(model: SquareModel, name: str = "w1", *, at_a_time: int = 32) -> object:
     with ThreadPoolExecutor(2) as executor:
         yield Shared(
             worker=name,
-            inference=Inference(model, most=32),
+            inference=Inference(model, most=at_a_time),
             card=square_card(),
             tracks=Tracks(),
             executor=executor,
@@ -101,11 +103,13 @@ def shared(model: SquareModel, name: str = "w1") -> object:
 
 
 @contextlib.asynccontextmanager
-async def worker(bus: Bus, model: SquareModel, name: str = "w1") -> AsyncIterator[asyncio.Task[None]]:
+async def worker(
+    bus: Bus, model: SquareModel, name: str = "w1", *, at_a_time: int = 32, lease_s: float = LEASE_S
+) -> AsyncIterator[asyncio.Task[None]]:
     """A worker with the real ownership and cameras."""
-    with shared(model, name) as parts:
+    with shared(model, name, at_a_time=at_a_time) as parts:
         ownership = Ownership(
-            bus, name, lease_s=LEASE_S, work=lambda site, camera: Camera(parts, bus, site, camera).run()
+            bus, name, lease_s=lease_s, work=lambda site, camera: Camera(parts, bus, site, camera).run()
         )
         task = asyncio.create_task(ownership.run())
         try:
@@ -345,6 +349,45 @@ async def test_frames_wait_while_the_inference_server_is_away(hub: LocalHub) -> 
         model.away = False
         results = await answered(bus, device, 30)
     assert {r.provenance for r in results} == {CLOUD}
+
+
+async def overloaded(
+    bus: Bus, device: Device, sent: int, *, in_order: bool, within_s: float
+) -> list[result_pb2.Result]:
+    """Answers of a camera that sends four times what the model takes, so soon after it stopped."""
+    model = SquareModel()
+    model.takes_s = 0.4
+    async with worker(bus, model, at_a_time=2):
+        for _ in range(sent):
+            (envelope,) = device.frames(1)
+            envelope.in_order = in_order
+            await publish(bus.js, [envelope])
+            await asyncio.sleep(0.05)
+        return await answered(bus, device, sent, within_s=within_s)
+
+
+async def test_pictures_that_the_model_cannot_take_are_filled_in(hub: LocalHub) -> None:
+    before = metric("eyeline_cloud_thinned_pictures_total") or 0
+    async with tenant_bus(hub) as bus:
+        results = await overloaded(bus, Device(), 160, in_order=False, within_s=4)
+    filled = [it for it in results if it.provenance == PROPAGATED]
+    seen = [it for it in results if it.provenance == CLOUD]
+    assert len(filled) + len(seen) == 160
+    assert metric("eyeline_cloud_thinned_pictures_total") == before + len(filled)
+    # Not all at once: pictures that were seen lie between them to the end.
+    numbers = [it.key.sequence for it in seen]
+    assert max(after - number for number, after in itertools.pairwise(numbers)) < 40
+    assert len(seen) > 35
+    # The square moves on in the frames that nobody looked at.
+    middle = [it for it in filled if 100 < it.key.sequence < 110]
+    lefts = [it.detections[0].box.x1_px for it in middle]
+    assert lefts == sorted(lefts)
+
+
+async def test_who_wants_all_in_order_gets_every_picture_looked_at(hub: LocalHub) -> None:
+    async with tenant_bus(hub) as bus:
+        results = await overloaded(bus, Device(), 60, in_order=True, within_s=30)
+    assert {it.provenance for it in results} == {CLOUD}
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,18 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from cloud_inference import piled
+from cloud_inference import piled, store
 from cloud_inference.hub import LocalHub
 from cloud_inference.shares import Bus
 from eyeline import subjects
 from eyeline.v1 import device_pb2, frame_pb2, result_pb2
 from tests.integration.test_worker import CLOUD, DEGRADED, SquareModel, results_of, tenant_bus, worker
 from tests.support.eventually import eventually
-from tests.support.simulated import Device, publish
+from tests.support.simulated import Device, left_of, publish
 
 BACKLOG, LIVE, OVERTAKEN = frame_pb2.LANE_BACKLOG, frame_pb2.LANE_LIVE, frame_pb2.LANE_OVERTAKEN
 SKIPPED = frame_pb2.RANGE_KIND_SKIPPED
@@ -162,6 +164,52 @@ async def test_a_take_over_amid_the_pile_loses_nothing_and_doubles_nothing(hub: 
     lanes = checked(results)
     assert not [it for it in results if it.provenance == DEGRADED]
     assert set(range(11, 11 + PILE)) <= set(lanes[OVERTAKEN])
+
+
+class StuckAt(SquareModel):
+    """Never answers for the first picture of that number."""
+
+    def __init__(self, frame: int) -> None:
+        super().__init__()
+        self._left = left_of(frame)
+        self.is_stuck = False
+
+    async def infer(self, images: NDArray[np.uint8], *, within_s: float | None = None) -> Any:
+        _, xs = np.nonzero(images[0, :, :, 1] > 150)
+        if not self.is_stuck and abs(xs.min() - self._left) < 1:
+            self.is_stuck = True
+            await asyncio.Event().wait()
+        return await super().infer(images, within_s=within_s)
+
+
+async def test_what_stood_before_the_pile_is_known_to_the_next_owner(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long ago it was stored: skipped frames at the head of the pile are filled in from it."""
+    monkeypatch.setattr(store, "_TAIL_S", 0.5)
+    device, stuck = Device(), StuckAt(13)
+    async with tenant_bus(hub) as bus:
+        camera = LiveCamera(bus, device)
+        async with worker(bus, SquareModel(), "w1"):
+            await publish(bus.js, device.frames(10))
+            await eventually(lambda: answered_to(bus, device, 10))
+        await publish(bus.js, [device.envelope([device.range(2, SKIPPED), device.pixels()])])
+        await publish(bus.js, device.frames(PILE))
+        await aged()
+        piled_to = device.sequence
+        async with camera.going_on():
+            async with worker(bus, stuck, "w2"):
+                await eventually(lambda: live_again(bus, device, piled_to), within_s=20)
+                # Until the last answers before the pile are older than what a new owner looks at as a rule.
+                later = device.sequence + 60
+                results = await eventually(lambda: live_again(bus, device, later), within_s=20)
+                assert stuck.is_stuck
+                assert not [it for it in results if it.lane == OVERTAKEN]
+            async with worker(bus, SquareModel(), "w3"):
+                results = await settled(bus, device)
+    lanes = checked(results)
+    assert lanes[OVERTAKEN][:3] == [11, 12, 13]
+    assert not [(it.key.sequence, it.reason) for it in results if it.provenance == DEGRADED]
 
 
 async def test_a_camera_that_gives_no_keyframe_is_live_again_once_the_pile_is_answered(hub: LocalHub) -> None:

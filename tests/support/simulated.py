@@ -18,10 +18,15 @@ FRAME_NS = 100_000_000
 START_NS = 1_800_000_000_000_000_000
 
 
+def left_of(sequence: int) -> int:
+    """Left edge of the square, in pixels."""
+    return 4 + 2 * (sequence % 40)
+
+
 def picture(sequence: int) -> NDArray[np.uint8]:
     """uint8 [96, 128, 3] BGR: a bright square that moves two pixels a frame."""
     image = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
-    left = 4 + 2 * (sequence % 40)
+    left = left_of(sequence)
     image[30:60, left : left + 24] = 230
     return image
 

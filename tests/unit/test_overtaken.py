@@ -133,7 +133,7 @@ def test_the_hub_keeps_the_chain_that_was_handed_over() -> None:
         if work.kind is not Kind.END:
             progress.note(work)
     progress.answered_through(first.stream_sequence)
-    progress.hand_over(second, taken.intake.hand_over(), busy=False)
+    progress.hand_over(second, taken.intake.hand_over(), results_to=77, busy=False)
     taken.late(second)
     (fresh,) = taken.live(keyframe_first=True)
     for work in taken.intake.work(fresh):
@@ -141,7 +141,28 @@ def test_the_hub_keeps_the_chain_that_was_handed_over() -> None:
             progress.note(work)
     assert progress.keep_from(overtaken=True) == first.stream_sequence
     # A later pile does not make it forget an earlier one that is still under way.
-    progress.hand_over(fresh, taken.intake.hand_over(), busy=True)
+    progress.hand_over(fresh, taken.intake.hand_over(), results_to=88, busy=True)
     assert progress.keep_from(overtaken=True) == first.stream_sequence
     stored = {it.lane: it.keyframe_stream_sequence for it in progress.checkpoint().lanes}
     assert stored == {LIVE: fresh.stream_sequence, OVERTAKEN: first.stream_sequence}
+
+
+def left_at(progress: Progress) -> int:
+    """Where the results lie that stood before the overtaken lane."""
+    return {it.lane: it.results_stream_sequence for it in progress.checkpoint().lanes}[OVERTAKEN]
+
+
+def test_what_stood_before_a_pile_is_remembered_until_it_is_answered() -> None:
+    taken, progress = Taken(), Progress(result_pb2.Checkpoint(), "w1")
+    first, second = taken.live(2)
+    taken.intake.work(first)
+    progress.hand_over(second, taken.intake.hand_over(), results_to=77, busy=False)
+    assert left_at(progress) == 77
+    # The next owner comes to the same pile with newer results.
+    heir = Progress(progress.checkpoint(), "w2")
+    heir.hand_over(second, taken.intake.hand_over(), results_to=99, busy=False)
+    assert left_at(heir) == 77
+    heir.caught_up()
+    assert left_at(heir) == 0
+    heir.hand_over(second, taken.intake.hand_over(), results_to=120, busy=False)
+    assert left_at(heir) == 120

@@ -455,6 +455,7 @@ class LaneCheckpoint(_message.Message):
     CHAIN_ID_FIELD_NUMBER: _builtins.int
     KEYFRAME_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    RESULTS_STREAM_SEQUENCE_FIELD_NUMBER: _builtins.int
     lane: _frame_pb2.Lane.ValueType
     chain_id: _builtins.int
     keyframe_stream_sequence: _builtins.int
@@ -463,6 +464,10 @@ class LaneCheckpoint(_message.Message):
     """
     last_sequence: _builtins.int
     """The newest sequence answered in this lane; a message that follows a later one tells of a loss."""
+    results_stream_sequence: _builtins.int
+    """Stream sequence, in the results stream, of the newest message when a newer picture overtook this lane: what
+    stood before it is there or soon after. 0 for a lane that none overtook.
+    """
     @_builtins.property
     def epoch(self) -> _frame_pb2.Epoch: ...
     def __init__(
@@ -473,10 +478,11 @@ class LaneCheckpoint(_message.Message):
         chain_id: _builtins.int = ...,
         keyframe_stream_sequence: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
+        results_stream_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "epoch", b"epoch", "keyframe_stream_sequence", b"keyframe_stream_sequence", "lane", b"lane", "last_sequence", b"last_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_id", b"chain_id", "epoch", b"epoch", "keyframe_stream_sequence", b"keyframe_stream_sequence", "lane", b"lane", "last_sequence", b"last_sequence", "results_stream_sequence", b"results_stream_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
