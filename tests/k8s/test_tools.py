@@ -80,6 +80,13 @@ FIRES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {'eyeline_cloud_lag_seconds{namespace="eyeline",tenant="t",lane="live"}': "7x80"},
         N | {"tenant": "t"},
     ),
+    "EyelineOverloaded": (
+        {
+            'eyeline_cloud_thinned_pictures_total{namespace="eyeline",tenant="t"}': "0+30x80",
+            'eyeline_cloud_pictures_total{namespace="eyeline",tenant="t",lane="live"}': "0+100x80",
+        },
+        N | {"tenant": "t"},
+    ),
     "EyelineAnswersSlow": (
         {
             'eyeline_cloud_answer_seconds_bucket{namespace="eyeline",le="10"}': "0x80",
@@ -299,6 +306,20 @@ WORK: list[tuple[dict[str, str], str, float]] = [
         },
         "eyeline:triton_live_work:seconds",
         0.5,
+    ),
+    # A server that is always busy, and three times as much was left out.
+    (
+        {
+            'nv_inference_compute_infer_duration_us{namespace="eyeline",model="m"}': "0+15000000x80",
+            'nv_inference_exec_count{namespace="eyeline",model="m"}': "0+150x80",
+            'nv_inference_request_success{namespace="eyeline",model="m"}': "0+150x80",
+            'nv_inference_count{namespace="eyeline",model="m"}': "0+150x80",
+            'nv_inference_pending_request_count{namespace="eyeline",model="m"}': "10x80",
+            f'eyeline_cloud_pictures_total{{{WORKER},lane="live"}}': "0+150x80",
+            f"eyeline_cloud_thinned_pictures_total{{{WORKER}}}": "0+450x80",
+        },
+        "eyeline:triton_wanted:ratio",
+        4.0,
     ),
     # Idle: a zero, not a missing metric.
     ({'nv_inference_count{namespace="eyeline",model="m"}': "7x80"}, "eyeline:triton_busy:ratio", 0.0),
