@@ -166,6 +166,18 @@ async def test_a_port_in_use_and_a_wrong_configuration_are_one_line(hub: LocalHu
         await wrong.start()
 
 
+async def test_a_hub_without_the_account_of_the_audit_log_is_one_line(tmp_path: Path) -> None:
+    """One that was configured for an older version, say."""
+    server = NatsServer(f'jetstream {{store_dir: "{tmp_path}"}}', work_dir=tmp_path, name="bare")
+    client = await bus.connect(await server.start(), name="cloud", wait=False)
+    try:
+        with pytest.raises(BusError, match=r"AUDIT.*`cloud-inference tell`"):
+            await streams.ensure(client.jetstream(), StreamSettings())
+    finally:
+        await client.close()
+        await server.stop()
+
+
 async def test_only_the_addresses_that_were_given_are_ever_tried(tmp_path: Path) -> None:
     """A server of a cluster tells where it and its neighbours are, inside its own network."""
     web, *cluster = some_free_ports(3)

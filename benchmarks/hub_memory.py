@@ -1,0 +1,167 @@
+"""Whether the hub's memory stays bounded over hours of messages, played faster than they come.
+
+    python -m benchmarks.hub_memory [--hours 8] [--cameras 8] [--out FILE]
+
+The real hub as the worker uses it: each camera's messages are stored with their ids and removed again once
+answered, each answer is stored right behind the one before, and a reader takes both. A camera sends one
+message a second; here as many as hours of that are sent as fast as the hub takes them, so message ids are
+remembered for many more of them than in real time: the memory is an upper bound. Told per hour of messages:
+resident memory at its end, and its growth over the second half by least squares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import psutil
+from nats.aio.client import Client
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import describe
+from cloud_inference import streams
+from cloud_inference.config import StreamSettings
+from cloud_inference.feed import Feed
+from cloud_inference.hub import HubOptions, LocalHub
+from eyeline import bus, subjects
+from eyeline.errors import EyelineError
+
+_TENANT: Final = "default"
+_SITE: Final = "site"
+_DEVICE: Final = "edge"
+_PER_HOUR: Final = 3600
+# Bytes of a message of frames and of one of results: about what a street at 5 frames a second makes.
+_FRAME_BYTES: Final = 1200
+_RESULT_BYTES: Final = 2500
+# Messages of a camera after which those that are answered are removed.
+_PURGE_EVERY: Final = 5
+_MEGA: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of it. resident_mb: at the end of each hour of messages, the start before them."""
+
+    cameras: int
+    hours: float
+    messages: int
+    seconds: float
+    resident_mb: list[float]
+    resident_mb_per_h: float
+
+
+async def measure(hours: float, cameras: int, state: Path) -> Measured:
+    """Play it; raises `EyelineError`."""
+    hub = LocalHub({_TENANT: [(_SITE, _DEVICE)]}, state, HubOptions())
+    await hub.start()
+    try:
+        client = await bus.connect(hub.url, name="cloud", creds_file=hub.tenant(_TENANT).cloud, wait=False)
+        try:
+            return await _play(hub, client, hours, cameras)
+        finally:
+            await client.close()
+    finally:
+        await hub.stop()
+
+
+async def _play(hub: LocalHub, client: Client, hours: float, cameras: int) -> Measured:
+    js = client.jetstream(timeout=10)
+    await streams.ensure(js, StreamSettings())
+    assert hub.server.pid is not None
+    process = psutil.Process(hub.server.pid)
+    read_from = {
+        subjects.FRAMES: subjects.frame_subject("*", "*", "*"),
+        subjects.RESULTS: subjects.result_subject("*", "*"),
+    }
+    taken = dict.fromkeys(read_from, 0)
+
+    async def read(stream: str) -> None:
+        feed = Feed(client, js, stream, [read_from[stream]], start_sequence=1)
+        while True:
+            taken[stream] += len(await feed.take())
+
+    async def camera(name: str, messages: int) -> None:
+        frames, results = subjects.frame_subject(_SITE, _DEVICE, name), subjects.result_subject(_SITE, name)
+        last = lasts.get(name, 0)
+        for _ in range(messages):
+            headers = {"Nats-Msg-Id": os.urandom(16).hex()}
+            frame = await js.publish(frames, os.urandom(_FRAME_BYTES), headers=headers)
+            answer = await js.publish(
+                results,
+                os.urandom(_RESULT_BYTES),
+                headers={"Nats-Expected-Last-Subject-Sequence": str(last)},
+            )
+            last = answer.seq
+            if frame.seq % _PURGE_EVERY == 0:
+                await js.purge_stream(subjects.FRAMES, seq=frame.seq, subject=frames)
+        lasts[name] = last
+
+    lasts: dict[str, int] = {}
+    readers = [asyncio.create_task(read(stream)) for stream in taken]
+    resident, began, sent = [process.memory_info().rss / _MEGA], time.monotonic(), 0
+    try:
+        for hour in range(1, int(np.ceil(hours)) + 1):
+            messages = round(_PER_HOUR * min(1.0, hours - hour + 1))
+            async with asyncio.TaskGroup() as group:
+                for number in range(cameras):
+                    group.create_task(camera(f"cam{number}", messages))
+            sent += messages * cameras
+            resident.append(round(process.memory_info().rss / _MEGA, 1))
+        while taken[subjects.RESULTS] < sent:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    finally:
+        for task in readers:
+            task.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+    half = len(resident) // 2
+    x, y = np.arange(half, len(resident)), np.array(resident[half:])
+    slope = float(np.polyfit(x, y, 1)[0]) if len(x) > 1 else 0.0
+    resident[0] = round(resident[0], 1)
+    return Measured(cameras, hours, sent, round(time.monotonic() - began), resident, round(slope, 2))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a table, write the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hub_memory", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--hours", type=float, default=8.0, help="hours of messages (default 8)")
+    parser.add_argument("--cameras", type=int, default=8)
+    parser.add_argument("--out", type=Path, help="JSON file")
+    options = parser.parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory(prefix="eyeline-hub-") as folder:
+            measured = asyncio.run(measure(options.hours, options.cameras, Path(folder)))
+        if options.out is not None:
+            text = json.dumps({"machine": describe(), **asdict(measured)}, indent=2)
+            options.out.write_text(text + "\n", encoding="utf-8")
+    except (EyelineError, OSError) as problem:
+        print(f"hub_memory: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hub_memory: stopped", file=sys.stderr)
+        return 130
+    table = Table(title=f"The hub's memory, {measured.messages} messages of {measured.cameras} cameras")
+    table.add_column("hours of messages", justify="right")
+    table.add_column("resident, MB", justify="right")
+    for hour, resident_mb in enumerate(measured.resident_mb):
+        table.add_row(str(hour), f"{resident_mb:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"growth over the second half: {measured.resident_mb_per_h:+.1f} MB an hour of messages")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
