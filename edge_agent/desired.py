@@ -44,6 +44,8 @@ class Desired:
         self._subject = f"$JS.API.DIRECT.GET.KV_{DESIRED}.$KV.{DESIRED}.{desired_key(site, device)}"
         self._file = state_dir / "desired.bin"
         self.revision = 0
+        # As they are kept: a hub made anew counts from one, so that a revision alone says too little.
+        self._known = b""
         self._is_unknown = self._is_lost = False
 
     def recall(self) -> None:
@@ -79,22 +81,23 @@ class Desired:
             if headers.get("Status") == "404":
                 self._nothing()
             return
-        revision = int(headers["Nats-Sequence"])
-        if revision == self.revision:
-            return
         if headers.get("KV-Operation") in {"DEL", "PURGE"}:
             self._forget()
             return
         config = device_pb2.DesiredConfig.FromString(answer.data[:_MOST_BYTES])
-        config.revision = revision
+        config.revision = int(headers["Nats-Sequence"])
+        if _bytes(config) == self._known:
+            self._is_lost = False
+            return
         self._use(config)
         try:
-            write_durable(self._file, config.SerializeToString())
+            write_durable(self._file, self._known)
         except OSError as problem:
             _log.warning("desired_not_written", reason=problem.strerror)
 
     def _use(self, config: device_pb2.DesiredConfig) -> None:
-        self.revision, self._is_unknown, self._is_lost = config.revision, False, False
+        self.revision, self._known = config.revision, _bytes(config)
+        self._is_unknown = self._is_lost = False
         _log.info("desired_config", revision=config.revision, cameras=[it.camera for it in config.cameras])
         self._apply(config)
 
@@ -108,7 +111,11 @@ class Desired:
 
     def _forget(self) -> None:
         if self.revision or self._is_unknown:
-            self.revision, self._is_unknown = 0, False
+            self.revision, self._known, self._is_unknown = 0, b"", False
             _log.info("desired_config", revision=0)
             self._file.unlink(missing_ok=True)
             self._apply(None)
+
+
+def _bytes(config: device_pb2.DesiredConfig) -> bytes:
+    return config.SerializeToString(deterministic=True)

@@ -134,6 +134,24 @@ async def test_a_hub_that_lost_them_does_not_uncover_anything(tmp_path: Path) ->
     assert not (tmp_path / "desired.bin").exists()
 
 
+async def test_what_a_hub_made_anew_says_holds_though_it_counts_as_the_former_one_did(tmp_path: Path) -> None:
+    told = Follower(tmp_path)
+    bare: Any = Answer(device_pb2.DesiredConfig().SerializeToString(), Nats_Sequence="1")
+    await told.desired._ask(bare)
+    await told.desired._ask(bare)
+    assert len(told.told) == 1
+    nothing: Any = Answer(Status="404")
+    await told.desired._ask(nothing)
+    wanted = device_pb2.DesiredConfig(cameras=[device_pb2.DesiredCamera(camera="gate")])
+    masked: Any = Answer(wanted.SerializeToString(), Nats_Sequence="1")
+    await told.desired._ask(masked)
+    assert [len(config.cameras) for config in told.told] == [0, 1]
+    again = Follower(tmp_path)
+    again.desired.recall()
+    await again.desired._ask(masked)
+    assert [len(config.cameras) for config in again.told] == [1]
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_durable(path, b"one")
