@@ -244,6 +244,7 @@ class Session:
 
     def _hand_over(self, source: Source) -> None:
         """What the live lane knows of its chain goes to the overtaken one: itself goes on at a keyframe."""
+        self._thinning.lost()
         lane, decoder = self._intake.hand_over(), self._decoders.pop(frame_pb2.LANE_LIVE, ChainDecoder())
         self._piled.begun((lane, decoder))
         self._progress.hand_over(source, lane, results_to=self._log.last, busy=self._mark.overtaken)
@@ -329,7 +330,7 @@ class Session:
 
     async def _picture(self, work: Work, *, late: bool, behind: float) -> None:
         may_thin = work.wanted and not late and not work.source.envelope.in_order
-        thinned = may_thin and self._thinning.leaves_out(behind)
+        thinned = may_thin and self._thinning.leaves_out(behind, work.source.key)
         wanted = work.wanted and not thinned
         placed = wanted and await self._place(work, late=late)
         try:
@@ -346,6 +347,8 @@ class Session:
                         self._shared.executor, lambda: self._decode(work, wanted=placed)
                     )
             except CannotDecode as problem:
+                if not late:
+                    self._thinning.lost()
                 if thinned:
                     pending = self._answers.append(work, time.monotonic())
                 if pending is not None and (placed or thinned):
@@ -360,6 +363,8 @@ class Session:
                 self._thinned.inc()
             if pending is not None and prepared is not None:
                 self._load.picture(work.source.lane)
+                if not late:
+                    self._thinning.looked_at(work.source.key)
                 self.group.create_task(self._infer(pending, prepared, time.time_ns(), late=late))
                 placed = False
         finally:

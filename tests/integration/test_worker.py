@@ -384,6 +384,28 @@ async def test_pictures_that_the_model_cannot_take_are_filled_in(hub: LocalHub) 
     assert lefts == sorted(lefts)
 
 
+async def test_the_first_picture_of_a_device_that_was_started_again_is_looked_at(hub: LocalHub) -> None:
+    """In an overload too: there is nothing before it that its frame could be filled in from."""
+    model = SquareModel()
+    model.takes_s = 0.4
+    async with tenant_bus(hub) as bus, worker(bus, model, at_a_time=2):
+        before = metric("eyeline_cloud_thinned_pictures_total") or 0
+        for counter in range(1, 5):
+            device = Device(counter=counter)
+            for _ in range(40):
+                await publish(bus.js, device.frames(1))
+                await asyncio.sleep(0.05)
+
+        async def all_there() -> list[result_pb2.Result] | None:
+            found = await results_of(bus, device)
+            return found if len(found) >= 160 else None
+
+        results = await eventually(all_there, within_s=6)
+        assert (metric("eyeline_cloud_thinned_pictures_total") or 0) > before + 80
+    assert [it.provenance for it in results if it.key.sequence == 1] == [CLOUD] * 4
+    assert not [(it.key.sequence, it.reason) for it in results if it.provenance == DEGRADED]
+
+
 async def test_who_wants_all_in_order_gets_every_picture_looked_at(hub: LocalHub) -> None:
     async with tenant_bus(hub) as bus:
         results = await overloaded(bus, Device(), 60, in_order=True, within_s=30)

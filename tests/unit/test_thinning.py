@@ -6,6 +6,8 @@ import pytest
 
 from cloud_inference.thinning import BEHIND_S, Thinning
 
+RUN = "box", 1
+
 
 def newest_waits_s(*, every_s: float, place_s: float, pictures: int = 400) -> tuple[list[float], int]:
     """Pictures and places at the model come evenly: delays of those taken, and how many are not."""
@@ -14,10 +16,11 @@ def newest_waits_s(*, every_s: float, place_s: float, pictures: int = 400) -> tu
         came = number * every_s
         now = max(now, came)
         behind = min(pictures, int(now / every_s) + 1) - number - 1
-        if thinning.leaves_out(behind):
+        if thinning.leaves_out(behind, RUN):
             left_out += 1
             continue
         thinning.waited(place_s)
+        thinning.looked_at(RUN)
         now += place_s
         delays.append(now - came)
     return delays, left_out
@@ -41,16 +44,30 @@ def test_a_pile_alone_is_no_overload() -> None:
     thinning = Thinning()
     for _ in range(10):
         thinning.waited(0.001)
-    assert not thinning.leaves_out(1000)
+    thinning.looked_at(RUN)
+    assert not thinning.leaves_out(1000, RUN)
 
 
 def test_one_long_wait_is_an_outage_and_several_are_an_overload() -> None:
     thinning = Thinning()
+    thinning.looked_at(RUN)
     for _ in range(2):
         thinning.waited(5.0)
-    assert not thinning.leaves_out(50)
+    assert not thinning.leaves_out(50, RUN)
     thinning.waited(5.0)
-    assert thinning.leaves_out(1)
+    assert thinning.leaves_out(1, RUN)
     for _ in range(3):
         thinning.waited(0.001)
-    assert not thinning.leaves_out(50)
+    assert not thinning.leaves_out(50, RUN)
+
+
+def test_what_has_nothing_before_it_is_looked_at() -> None:
+    thinning = Thinning()
+    for _ in range(5):
+        thinning.waited(5.0)
+    assert not thinning.leaves_out(50, RUN)
+    thinning.looked_at(RUN)
+    assert thinning.leaves_out(50, RUN)
+    assert not thinning.leaves_out(50, ("box", 2)), "a device that was started again"
+    thinning.lost()
+    assert not thinning.leaves_out(50, RUN)
