@@ -18,6 +18,8 @@ class HubClock:
     def __init__(self) -> None:
         self._shortest_ns: int | None = None
         self._first_way_ns: int | None = None
+        # When the first message was heard of, by the hub's clock; 0 before.
+        self.began_ns = 0
 
     @property
     def is_known(self) -> bool:
@@ -30,6 +32,7 @@ class HubClock:
             self._shortest_ns = self._first_way_ns = way_ns
         took_ns = time.monotonic_ns() - stored_ns
         self._shortest_ns = min(took_ns, self._shortest_ns or took_ns)
+        self.began_ns = self.began_ns or self.now_ns()
 
     def forget(self) -> None:
         """Trust what was seen a little less; to be called now and then."""

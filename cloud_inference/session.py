@@ -479,7 +479,8 @@ class Session:
         self._mark.answered(work.source.stream_sequence, late=work.source.late)
         self._progress.answered_through(self._mark.answered_to)
         if not self._mark.overtaken:
-            self._progress.caught_up()
+            if work.source.stored_ns >= self._clock.began_ns:  # behind all that a former owner put off
+                self._progress.caught_up()
             self._nothing_overtaken.set()
 
     async def _purge(self) -> None:

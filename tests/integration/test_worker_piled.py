@@ -182,33 +182,38 @@ class StuckAt(SquareModel):
         return await super().infer(images, within_s=within_s)
 
 
-async def test_what_stood_before_the_pile_is_known_to_the_next_owner(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("before", "heirs"), [(10, 1), (100, 2)])
+async def test_what_stood_before_the_pile_is_known_to_the_next_owners(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, before: int, heirs: int
 ) -> None:
     """However long ago it was stored: skipped frames at the head of the pile are filled in from it."""
     monkeypatch.setattr(store, "_TAIL_S", 0.5)
-    device, stuck = Device(), StuckAt(13)
+    device = Device()
     async with tenant_bus(hub) as bus:
         camera = LiveCamera(bus, device)
         async with worker(bus, SquareModel(), "w1"):
-            await publish(bus.js, device.frames(10))
-            await eventually(lambda: answered_to(bus, device, 10))
+            await publish(bus.js, device.frames(before))
+            await eventually(lambda: answered_to(bus, device, before))
         await publish(bus.js, [device.envelope([device.range(2, SKIPPED), device.pixels()])])
         await publish(bus.js, device.frames(PILE))
         await aged()
         piled_to = device.sequence
         async with camera.going_on():
-            async with worker(bus, stuck, "w2"):
-                await eventually(lambda: live_again(bus, device, piled_to), within_s=20)
-                # Until the last answers before the pile are older than what a new owner looks at as a rule.
-                later = device.sequence + 60
-                results = await eventually(lambda: live_again(bus, device, later), within_s=20)
-                assert stuck.is_stuck
-                assert not [it for it in results if it.lane == OVERTAKEN]
-            async with worker(bus, SquareModel(), "w3"):
+            for heir in range(heirs):
+                stuck = StuckAt(before + 3)
+                async with worker(bus, stuck, f"stuck{heir}"):
+                    await eventually(lambda: live_again(bus, device, piled_to), within_s=20)
+                    # Until the last answers before the pile are older than what a new owner looks at as a rule.
+                    later = device.sequence + 60
+                    results = await eventually(
+                        lambda after=later: live_again(bus, device, after), within_s=20
+                    )
+                    assert stuck.is_stuck
+                    assert not [it for it in results if it.lane == OVERTAKEN]
+            async with worker(bus, SquareModel(), "last"):
                 results = await settled(bus, device)
     lanes = checked(results)
-    assert lanes[OVERTAKEN][:3] == [11, 12, 13]
+    assert lanes[OVERTAKEN][:3] == [before + 1, before + 2, before + 3]
     assert not [(it.key.sequence, it.reason) for it in results if it.provenance == DEGRADED]
 
 
