@@ -223,12 +223,15 @@ def secrets(
 ) -> None:
     """Write the Secrets that the manifests in deploy/k8s refer to."""
     from cloud_inference import cluster
+    from cloud_inference.hub import TRUST_FOLDER
+    from cloud_inference.trust import Trust
 
-    made = cluster.secrets(
-        state or default_state_dir(), tenant or ["default"], hub=hub, public=public, namespace=namespace
-    )
+    folder = state or default_state_dir()
+    made = cluster.secrets(folder, tenant or ["default"], hub=hub, public=public, namespace=namespace)
     cluster.write(out, made)
     print(out)
+    if not cluster.devices_fit(Trust(folder / TRUST_FOLDER)):
+        print("too many devices for a Secret: the hub knows them by cloud-inference tell", file=sys.stderr)
 
 
 @app.command()
@@ -287,6 +290,7 @@ def revoke(
     device: DeviceName,
     state: State = None,
     hub: Hub = None,
+    ca: Annotated[Path | None, typer.Option(help="Authority of the hub's certificate, PEM.")] = None,
     old: Annotated[bool, typer.Option("--old", help="All but the newest: the end of a rotation.")] = False,
 ) -> None:
     """Make a device's credentials void: a running hub cuts it off at once."""
@@ -296,7 +300,7 @@ def revoke(
     log.configure(level="error")
     count, told = asyncio.run(
         hub_admin.revoke(
-            state or default_state_dir(), hub_admin.Device.parse(device), hub=hub, keep_newest=old
+            state or default_state_dir(), hub_admin.Device.parse(device), hub=hub, ca=ca, keep_newest=old
         )
     )
     when = "the hub was told" if told else "no hub runs: it counts from its next start on"

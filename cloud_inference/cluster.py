@@ -46,9 +46,7 @@ def secrets(
     trust = Trust(state_dir / TRUST_FOLDER)
     for tenant in tenants:
         trust.add_tenant(tenant)
-    accounts = trust.account_jwts()
-    if sum(map(len, accounts.values())) > _MOST_ACCOUNTS_BYTES:
-        accounts = trust.account_jwts(devices=False)
+    accounts = trust.account_jwts(devices=devices_fit(trust))
     logins = {}
     for tenant in tenants:
         path = cloud_file(state_dir, tenant)
@@ -69,6 +67,11 @@ def secrets(
         _secret(CREDS_SECRET, logins, namespace),
         _secret(API_SECRET, {PUBLIC_KEY: (state_dir / PUBLIC_KEY).read_text(encoding="utf-8")}, namespace),
     ]
+
+
+def devices_fit(trust: Trust) -> bool:
+    """Whether the devices' accounts are in the Secrets too; else `tell` alone brings them to the hub."""
+    return sum(map(len, trust.account_jwts().values())) <= _MOST_ACCOUNTS_BYTES
 
 
 def operator_conf(trust: Trust) -> str:

@@ -28,6 +28,8 @@ _log = structlog.get_logger()
 # There while `cloud-inference local` runs.
 ENDPOINTS_FILE = "endpoints.json"
 TRUST_FOLDER = "trust"
+# Of a hub that runs here; one in a cluster has its own.
+ACCOUNTS_FOLDER = "accounts"
 DEVICES_FOLDER = "devices"
 CLOUD_FOLDER = "cloud"
 TLS_FOLDER = "tls"
@@ -201,7 +203,7 @@ class LocalHub:
             system_account=system,
             system_jwt=self.trust.account_jwts()[system],
             store_dir=state_dir / "jetstream",
-            accounts_dir=state_dir / "accounts",
+            accounts_dir=state_dir / ACCOUNTS_FOLDER,
             sync_interval_s=options.sync_interval_s,
             monitor_port=options.monitor_port,
             tls=self.tls,

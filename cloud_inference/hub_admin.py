@@ -10,7 +10,14 @@ from pathlib import Path
 
 import nats.errors
 
-from cloud_inference.hub import ENDPOINTS_FILE, TLS_FOLDER, TRUST_FOLDER, cloud_file, device_file
+from cloud_inference.hub import (
+    ACCOUNTS_FOLDER,
+    ENDPOINTS_FILE,
+    TLS_FOLDER,
+    TRUST_FOLDER,
+    cloud_file,
+    device_file,
+)
 from cloud_inference.trust import Trust
 from eyeline import bus, creds
 from eyeline.errors import BusError, ConfigError
@@ -77,16 +84,29 @@ async def enroll(
 
 
 async def revoke(
-    state_dir: Path, device: Device, *, hub: str | None = None, keep_newest: bool = False
+    state_dir: Path,
+    device: Device,
+    *,
+    hub: str | None = None,
+    ca: Path | None = None,
+    keep_newest: bool = False,
 ) -> tuple[int, bool]:
     """Make a device's credentials void and cut its connections; how many, and whether a hub was told.
 
-    hub: address of the running hub; None takes that of this machine, which need not run: it counts from its
-    next start on. Raises `ConfigError`, and `BusError` when the hub cannot be told.
+    hub, ca: address of the running hub, and the authority of its certificate; None takes that of this
+    machine, which need not run: it counts from its next start on. Raises `ConfigError`, and `BusError` when
+    the hub cannot be told.
     """
-    trust = _trust(state_dir)
+    trust, authority = _trust(state_dir), _authority(ca)
     count = trust.revoke(device.tenant, device.site, device.name, keep_newest=keep_newest)
-    return count, await _tell(trust, device, state_dir, hub)
+    try:
+        return count, await _tell(trust, device, state_dir, hub, authority)
+    except BusError as problem:
+        raise BusError(
+            "the device stays in until the hub is told: revoke it again, with --hub for one elsewhere "
+            f"({problem})",
+            retryable=problem.retryable,
+        ) from None
 
 
 async def tell(state_dir: Path, *, hub: str | None = None, ca: Path | None = None) -> int:
@@ -137,7 +157,8 @@ async def _tell(trust: Trust, device: Device, state_dir: Path, hub: str | None, 
     try:
         await push(address, trust, accounts, authority or known.ca)
     except BusError:
-        if hub is None and not _runs_here(state_dir):
+        # One of this machine reads them when it starts; one elsewhere, as in a cluster, has to be told.
+        if hub is None and (state_dir / ACCOUNTS_FOLDER).is_dir() and not _runs_here(state_dir):
             return False
         raise
     return True

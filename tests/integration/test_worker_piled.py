@@ -203,7 +203,7 @@ async def test_what_stood_before_the_pile_is_known_to_the_next_owners(
                 stuck = StuckAt(before + 3)
                 async with worker(bus, stuck, f"stuck{heir}"):
                     await eventually(lambda: live_again(bus, device, piled_to), within_s=20)
-                    # Until the last answers before the pile are older than what a new owner looks at as a rule.
+                    # Until the last answers before the pile are older than what a new owner looks at.
                     later = device.sequence + 60
                     results = await eventually(
                         lambda after=later: live_again(bus, device, after), within_s=20

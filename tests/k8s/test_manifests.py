@@ -266,11 +266,13 @@ def test_secrets_are_the_same_when_made_again(tmp_path: Path, monkeypatch: pytes
     accounts = [file for file in first[0]["stringData"] if file.endswith(".jwt")]
     assert len(accounts) == 4
     # With the devices that were enrolled, as long as they fit.
-    cluster.Trust(tmp_path / "state" / "trust").enroll("acme", "yard", "box1")
+    trust = cluster.Trust(tmp_path / "state" / "trust")
+    trust.enroll("acme", "yard", "box1")
     names = ["acme", "globex"]
     for most, count in ((cluster._MOST_ACCOUNTS_BYTES, 5), (9000, 4)):
         monkeypatch.setattr(cluster, "_MOST_ACCOUNTS_BYTES", most)
         more = cluster.secrets(tmp_path / "state", names, hub="nats://hub:4222", namespace="eyeline")
         assert len([file for file in more[0]["stringData"] if file.endswith(".jwt")]) == count
+        assert cluster.devices_fit(trust) == (count == 5)
     cluster.write(tmp_path / "secrets.yaml", first)
     assert (tmp_path / "secrets.yaml").stat().st_mode & 0o077 == 0
