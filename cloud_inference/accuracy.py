@@ -8,6 +8,7 @@ best first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,18 +90,49 @@ def f1_of(true_positive: float, false_positive: float, missed: float) -> float:
     return 1.0 if total == 0 else float(2 * true_positive / total)
 
 
-def f1_at_least(counts: NDArray[np.float64], block: int) -> float:
+def f1_at_least(counts: NDArray[np.float64], block: int, alike: float = 0.0) -> float:
     """F1 of the scene that these frames are a draw of: its lower bound, with 90 % confidence.
 
     counts: hits, false alarms and misses of frames in order, [N, 3]; block: so many frames in a row count as
-    one draw, since neighbours err alike. Delete-a-block jackknife (Efron and Tibshirani, "An Introduction to
-    the Bootstrap", 1993, chapter 11) and Student's t, as a sample has few blocks.
+    one draw, since neighbours err alike; alike: errors that come together, as `errors_together` tells.
+
+    The lower of two. Delete-a-block jackknife (Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, chapter 11) and Student's t, as a sample has few blocks: it says that what never erred never will.
+    And the most that a scene may err of which a sample shows so few errors: quasi-Poisson, the upper bound of
+    a Poisson count by Wilson and Hilferty (PNAS 1931).
     """
-    blocks = np.array([it.sum(0) for it in np.array_split(counts, max(2, round(len(counts) / block)))])
+    blocks = _blocks(counts, block)
     number, total = len(blocks), blocks.sum(0)
     without = np.array([f1_of(*row) for row in total - blocks])
     error = np.sqrt((number - 1) / number * ((without - without.mean()) ** 2).sum())
-    return max(0.0, f1_of(*total) - _student(number - 1) * float(error))
+    low = f1_of(*total) - _student(number - 1) * float(error)
+    if alike > 0:
+        hits, errors = float(total[0]), float(total[1:].sum())
+        most = errors / alike + 1
+        most = alike * most * (1 - 1 / (9 * most) + _Z / (3 * np.sqrt(most))) ** 3
+        low = min(low, 1 - most / max(2 * hits + errors, most))
+    return max(0.0, low)
+
+
+def errors_together(tables: Sequence[NDArray[np.float64]], block: int) -> float:
+    """How many errors come together: variance over mean of those in a block, of all these counts, at least 1.
+
+    tables: as `f1_at_least` takes them, of several answers to the same frames. One alone has too few errors
+    to tell, and the luckiest of many would be taken for a sure one.
+    """
+    squares = errors = 0.0
+    for counts in tables:
+        blocks = _blocks(counts, block)
+        wrong, weight = blocks[:, 1:].sum(1), 2 * blocks[:, 0] + blocks[:, 1:].sum(1)
+        expected = wrong.sum() / max(weight.sum(), 1.0) * weight
+        squares += float(((wrong - expected) ** 2).sum()) * len(blocks) / (len(blocks) - 1)
+        errors += float(wrong.sum())
+    return max(1.0, squares / errors) if errors else 1.0
+
+
+def _blocks(counts: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Sums of so many rows each, two at least, [B, 3]."""
+    return np.array([it.sum(0) for it in np.array_split(counts, max(2, round(len(counts) / block)))])
 
 
 def _student(degrees: int) -> float:

@@ -7,6 +7,7 @@ own frame rate, and the rungs that send fewer take the answers they need; their 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from cloud_inference import rehearse
-from cloud_inference.accuracy import Bands, compare, f1_at_least, f1_of
+from cloud_inference.accuracy import Bands, compare, errors_together, f1_at_least, f1_of
 from cloud_inference.decode import CannotDecode, ChainDecoder
 from cloud_inference.errors import BadSample
 from cloud_inference.frontier import Scored, frontier
@@ -37,7 +38,6 @@ from eyeline_models.letterbox import Letterbox
 
 MAX_PARTS: Final = 1024
 _MAX_PICTURES: Final = 1000
-_MAX_PIXELS: Final = 100_000_000
 _MAX_RUNGS: Final = 200
 # With fewer objects in the reference, every rung looks perfect.
 _LEAST_OBJECTS: Final = 40
@@ -73,12 +73,12 @@ def assemble(parts: Iterable[calibration_pb2.SamplePart]) -> calibration_pb2.Cal
 class _Sample:
     """A sample, decoded.
 
-    pictures: in the decoder's own format, coded size; bgr: the same, until the reference is made; stretches:
+    pictures: in the decoder's own format, coded size; to_bgr: one of them as uint8 [H, W, 3] BGR; stretches:
     first and one past last picture of what was taken without a pause.
     """
 
     pictures: list[av.VideoFrame]
-    bgr: list[NDArray[np.uint8]]
+    to_bgr: Callable[[av.VideoFrame], NDArray[np.uint8]]
     stretches: list[tuple[int, int]]
     fps: float
     cpu_s: float = 0.0
@@ -102,16 +102,15 @@ def open_sample(sample: calibration_pb2.CalibrationSample) -> _Sample:
     if not 2 <= len(sample.pictures) <= _MAX_PICTURES or not 0 < len(sample.ladder) <= _MAX_RUNGS:
         raise BadSample(f"a sample of {len(sample.pictures)} pictures and {len(sample.ladder)} rungs")
     pixels = len(sample.pictures) * shape[0] * shape[1]
-    if not 0.1 <= sample.fps <= 240 or min(shape) < 16 or pixels > _MAX_PIXELS:
+    if not 0.1 <= sample.fps <= 240 or min(shape) < 16 or pixels > ladder.SAMPLE_PIXELS:
         raise BadSample(f"a sample of {shape[0]}x{shape[1]} px at {sample.fps:g} pictures a second")
-    decoder, pictures, images = ChainDecoder(), [], []
+    decoder, pictures = ChainDecoder(), []
     try:
         for index, one in enumerate(sample.pictures):
             unit = frame_pb2.AccessUnit(
                 sequence=index + 1, chain_id=1, chain_index=index, keyframe=not index, data=one.data
             )
             pictures.append(decoder.frame(unit, sample.format))
-            images.append(decoder.to_bgr(pictures[-1], sample.format))
     except CannotDecode as problem:
         raise BadSample(f"picture {len(pictures) + 1} of the sample: {problem.reason}") from None
     offsets = np.array([one.offset_ns for one in sample.pictures], float) / 1e9
@@ -120,7 +119,17 @@ def open_sample(sample: calibration_pb2.CalibrationSample) -> _Sample:
     cuts = [0, *(np.flatnonzero(apart > longest) + 1).tolist(), len(pictures)]
     # The mean, not what is usual: 4 of 10 pictures a second are 0.2 and 0.3 s apart in turn.
     fps = min(sample.fps, 1 / max(float(apart[apart <= longest].mean()), 1e-3))
-    return _Sample(pictures, images, list(itertools.pairwise(cuts)), fps)
+    to_bgr = functools.partial(decoder.to_bgr, picture=sample.format)
+    return _Sample(pictures, to_bgr, list(itertools.pairwise(cuts)), fps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A rung on the sample; counts: hits, false alarms and misses of every picture, [N, 3]."""
+
+    rung: Rung
+    bytes_per_s: float
+    counts: NDArray[np.float64]
 
 
 class Scorer:
@@ -164,19 +173,21 @@ class Scorer:
             raise BadSample(str(problem)) from None
         opened, spent = await self._work(open_sample, sample)
         opened.cpu_s += spent
-        opened.reference = [await self._see(opened, image, thresholds=0.0) for image in opened.bgr]
-        opened.bgr.clear()
+        for one in opened.pictures:
+            image, spent = await self._work(opened.to_bgr, one)
+            opened.cpu_s += spent
+            opened.reference.append(await self._see(opened, image, thresholds=0.0))
         objects = sum(int((it.scores >= self._bands.must).sum()) for it in opened.reference)
         if objects < _LEAST_OBJECTS:
             raise BadSample(f"the model sees {objects} objects in the sample, {_LEAST_OBJECTS} are needed")
-        scored: list[Scored] = []
+        tried: list[_Tried] = []
         for alike in _by_picture(rungs, opened.fps):
             seen = await self._seen(opened, alike)
             for rung in alike:
                 one, spent = await self._work(self._one, opened, rung, seen, sample.batch_ns / 1e9)
                 opened.cpu_s += spent
-                scored.append(one)
-        return opened, scored
+                tried.append(one)
+        return opened, _scored(tried, max(1, round(_ALIKE_S * opened.fps)))
 
     async def _seen(self, opened: _Sample, alike: Sequence[Rung]) -> dict[int, Detections]:
         """What the model sees in the pictures that any of these rungs sends, in pixels of the sample."""
@@ -201,8 +212,8 @@ class Scorer:
         opened.inferences += 1
         return detections(self._card, rows.boxes, rows.count, letterbox, thresholds=thresholds)
 
-    def _one(self, opened: _Sample, rung: Rung, seen: dict[int, Detections], batch_s: float) -> Scored:
-        """Bytes and F1 of a rung."""
+    def _one(self, opened: _Sample, rung: Rung, seen: dict[int, Detections], batch_s: float) -> _Tried:
+        """Bytes of a rung, and how its answers compare."""
         indices = opened.picked(rung.max_fps)
         size = rehearse.coded_bytes(rung, opened.pictures, indices)
         company = max(1, int(batch_s * rung.max_fps))
@@ -218,13 +229,8 @@ class Scorer:
             for reference, answer in zip(opened.reference[first:end], told, strict=True):
                 hits = compare(reference, answer, self._bands)
                 counts.append((hits.true_positive, hits.false_positive, hits.missed))
-        seconds, table = len(opened.pictures) / opened.fps, np.array(counts, float)
-        return Scored(
-            rung,
-            on_the_wire(size, len(indices), company) / seconds,
-            f1_of(*table.sum(0)),
-            f1_at_least(table, max(1, round(_ALIKE_S * opened.fps))),
-        )
+        seconds = len(opened.pictures) / opened.fps
+        return _Tried(rung, on_the_wire(size, len(indices), company) / seconds, np.array(counts, float))
 
     async def _work(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
         """Run in the executor; the result, and the CPU seconds it took there."""
@@ -234,6 +240,18 @@ class Scorer:
             return function(*arguments), time.thread_time() - began
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, timed)
+
+
+def _scored(tried: Sequence[_Tried], block: int) -> list[Scored]:
+    """F1 of every rung and what it is at least; block: pictures that err alike."""
+    f1 = [f1_of(*one.counts.sum(0)) for one in tried]
+    # How errors come together tells the better half: of coarse rungs whole objects are missing.
+    better = [one.counts for one, its in zip(tried, f1, strict=True) if its >= float(np.median(f1))]
+    together = errors_together(better, block)
+    return [
+        Scored(one.rung, one.bytes_per_s, its, f1_at_least(one.counts, block, together))
+        for one, its in zip(tried, f1, strict=True)
+    ]
 
 
 def _by_picture(rungs: Sequence[Rung], fps: float) -> list[list[Rung]]:

@@ -224,6 +224,7 @@ class CalibrationSettings(Settings):
     """The samples that calibration takes: a stretch of pictures at high quality while something moves."""
 
     seconds: float = Field(default=25.0, ge=5, le=120)
+    # Of pictures as wide as the camera's own rung; a sample of wider ones is coded more coarsely.
     crf: int = Field(default=22, ge=10, le=40)
     # Quantisers of the ladder; each costs the cloud about as much as looking at the sample once.
     crfs: tuple[Annotated[int, Field(ge=1, le=51)], ...] = Field(default=CRFS, min_length=1, max_length=10)

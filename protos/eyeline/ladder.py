@@ -66,6 +66,8 @@ class Rung:
 HIGH_EFFORT_RATE: Final = 3.4 * 416**2
 # Frames with pixels a second: a calibration sample's rate, and what every n-th of its pictures makes.
 SAMPLE_FPS: Final = 4.0
+# Of all pictures of a sample together, at most: the cloud holds them decoded.
+SAMPLE_PIXELS: Final = 250_000_000
 FRAME_RATES: Final = (SAMPLE_FPS / 6, SAMPLE_FPS / 4, SAMPLE_FPS / 3, SAMPLE_FPS / 2, SAMPLE_FPS)
 CRFS: Final = (26, 30, 34, 38, 42)
 QUALITIES: Final = (40, 60, 80)

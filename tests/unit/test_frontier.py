@@ -135,6 +135,19 @@ SURE = tuple(
 )
 
 
+def test_where_a_sample_is_too_small_to_prove_anything_bytes_are_not_spent_on_proof() -> None:
+    steps = [dataclasses.replace(it, f1_low=it.f1 - 0.045) for it in STEPS]
+    steps[3] = dataclasses.replace(steps[3], f1_low=0.931)
+    home = choose(steps, Wish(0.95), "smooth")
+    assert home is not None
+    assert home.index == 3
+    assert home.reason.startswith("no rung surely reaches F1 0.95; nearly the best: h264 416px crf30 2fps")
+    steps[3] = dataclasses.replace(steps[3], f1_low=0.929)
+    home = choose(steps, Wish(0.95), "smooth")
+    assert home is not None
+    assert home.index == 4, "so much less of proof is too little"
+
+
 @pytest.mark.parametrize(
     ("target", "index", "says", "figures"),
     [

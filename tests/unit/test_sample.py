@@ -64,6 +64,26 @@ def test_a_sample_is_as_long_as_it_is_to_be() -> None:
     assert taking.show(50) == 0
 
 
+@pytest.mark.parametrize(
+    ("longer_px", "width_px", "crf"),
+    [(100, 128, 22), (128, 128, 22), (192, 192, 27), (256, 256, 30), (1920, 256, 30)],
+)
+def test_a_sample_is_wider_and_coarser_than_the_model_needs(longer_px: int, width_px: int, crf: int) -> None:
+    coded = SPEC.of(longer_px)
+    assert (coded.width_px, coded.crf) == (width_px, crf)
+    assert (coded.max_fps, coded.effort) == (SPEC.rung.max_fps, SPEC.rung.effort)
+
+
+def test_a_wide_sample_ends_before_the_cloud_would_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.sample.SAMPLE_PIXELS", 30 * 256 * 192 + 1)
+    taking = Taking()
+    taking.sampler.ask()
+    taking.show(150, size=(320, 240))
+    (sample,) = taking.done
+    assert (sample.format.coded_width_px, sample.format.coded_height_px) == (256, 192)
+    assert len(sample.pictures) == 30
+
+
 def test_a_sample_may_have_pauses_and_begins_anew_with_the_source() -> None:
     taking = Taking()
     taking.sampler.ask()

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.score import Counts, compare, iou, score
-from cloud_inference.accuracy import f1_at_least
+from cloud_inference.accuracy import errors_together, f1_at_least
 from eyeline.values import Detections
 
 
@@ -84,3 +85,43 @@ def test_the_bound_holds_about_as_often_as_it_says() -> None:
         hits = draw.binomial(6, rates)
         kept += f1_at_least(np.stack([hits, 0 * hits, 6 - hits], 1).astype(float), 20) <= 2 * 0.9 / 1.9
     assert 0.85 < kept / 300 < 0.96
+
+
+def _rare(draw: np.random.Generator, pictures: int) -> NDArray[np.float64]:
+    """An object in every picture; now and then it is lost for a few pictures in a row: F1 some 0.975."""
+    wrong = np.zeros(pictures)
+    for start in np.flatnonzero(draw.random(pictures) < 0.02):
+        wrong[start : start + draw.geometric(0.4)] = 1
+    return np.stack([1 - wrong, 0 * wrong, wrong], 1)
+
+
+def test_a_sample_with_few_objects_and_fewer_errors_promises_little() -> None:
+    draw = np.random.default_rng(8)
+    hits, _, missed = _rare(draw, 200_000).sum(0)
+    truth, alone, together = 2 * hits / (2 * hits + missed), 0, 0
+    for _ in range(200):
+        tables = [_rare(draw, 100) for _ in range(10)]
+        alike = errors_together(tables, 20)
+        alone += f1_at_least(tables[0], 20) <= truth
+        together += f1_at_least(tables[0], 20, alike) <= truth
+    assert alone / 200 < 0.8, "by how unsteady it looks: what happened not to err is taken for sure"
+    assert together / 200 >= 0.9
+    # 100 pictures without an error, where errors come alone: the rule of three, for 90 %.
+    faultless = np.tile([1.0, 0.0, 0.0], (100, 1))
+    assert f1_at_least(faultless, 20) == 1.0
+    assert f1_at_least(faultless, 20, 1.0) == pytest.approx(1 - 2.3 / 200, abs=5e-4)
+    assert f1_at_least(faultless, 20, 3.0) == pytest.approx(1 - 3 * 2.3 / 200, abs=15e-4)
+    assert f1_at_least(np.zeros((9, 3)), 20, 3.0) == 0.0, "nothing seen, nothing promised"
+
+
+def test_how_errors_come_together() -> None:
+    alone = np.tile([3.0, 0.0, 1.0], (100, 1))
+    assert errors_together([alone], 20) == 1.0, "evenly is no more alike than by chance"
+    bursts = np.tile([4.0, 0.0, 0.0], (100, 1))
+    bursts[20:40] = [2, 1, 2]
+    # By hand: 60 errors among 780 (hits twice) in five blocks, all of them in one that weighs 140.
+    share = np.array([160, 140, 160, 160, 160]) * 60 / 780
+    squares = ((np.array([0, 60, 0, 0, 0]) - share) ** 2).sum() * 5 / 4
+    assert errors_together([bursts], 20) == pytest.approx(squares / 60)
+    assert errors_together([bursts, alone], 20) == pytest.approx(squares / 160)
+    assert errors_together([np.tile([1.0, 0, 0], (10, 1))], 20) == 1.0
