@@ -1,7 +1,7 @@
 """Accuracy against bytes: Eyeline beside JPEG, an x264 sweep, the edge model alone and the camera's packets.
 
     python -m benchmarks.tradeoff --video FILE [--model CLOUD] [--edge-model EDGE] [--noise SIGMA]
-                                  [--pan PX] [--frames N] --out DIR
+                                  [--pan PX] [--frames N] [--keep FILE] --out DIR
 
 Writes tradeoff.json, tradeoff.png and table.txt into the output folder. Models are names of the catalogue,
 model folders or served ONNX files, or an export of YOLOX, which is made a served model first.
@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fresh", action="store_true", help="measure baselines anew, whatever is kept of them"
     )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="take all but the full curve from this tradeoff.json of the same pictures and model",
+    )
     options = parser.parse_args(arguments)
     if options.noise < 0 or options.pan < 0 or (options.frames is not None and options.frames < 1):
         parser.error("--noise and --pan must be at least 0, --frames at least 1")
@@ -87,26 +93,17 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
     with console.status("reference") as status:
         scene = Scene(pictures, model, reference(pictures, model, CACHE), Bands())
         began = time.monotonic()
-        found = list(_baselines(options, scene, status.update))
+        head = _head(options, scene)
+        kept = _of_before(options.keep, head) if options.keep is not None else None
+        found = kept if kept is not None else list(_baselines(options, scene, status.update))
         edge = load_edge(DetectSettings(model=str(served(options.edge_model).path)))
         for point in full.run(scene, edge):
             found.append(point)
             _say(console, point)
-        for operating in PIXELS:
+        for operating in PIXELS if kept is None else ():
             status.update(operating.name)
             found.append(eyeline.run(scene, operating))
             _say(console, found[-1])
-    head = {
-        "video": {
-            "file": options.video.name,
-            "noise": options.noise,
-            "pan": options.pan,
-            "size": list(pictures.size),
-            "fps": pictures.fps,
-        },
-        "frames": len(pictures),
-        "reference": {"model": card.name, "sha256": card.sha256, "bands": asdict(scene.bands)},
-    }
     figures = report.write(out / "tradeoff.json", head, found)
     noise = f", noise {options.noise:g}" if options.noise else ""
     pan = f", panned {options.pan:g} px a frame" if options.pan else ""
@@ -119,6 +116,30 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
         console.print(f"  {name:34s} {'-' if value is None else f'{value:10.4g}'}")
     console.print(f"{out / 'tradeoff.json'}, {time.monotonic() - began:.0f} s")
     return figures
+
+
+def _head(options: argparse.Namespace, scene: Scene) -> dict[str, Any]:
+    """What was measured on."""
+    card, pictures = scene.model.card, scene.pictures
+    return {
+        "video": {
+            "file": options.video.name,
+            "noise": options.noise,
+            "pan": options.pan,
+            "size": list(pictures.size),
+            "fps": pictures.fps,
+        },
+        "frames": len(pictures),
+        "reference": {"model": card.name, "sha256": card.sha256, "bands": asdict(scene.bands)},
+    }
+
+
+def _of_before(file: Path, head: dict[str, Any]) -> list[Point]:
+    """An earlier result but its full curve; raises `ConfigError` if it is of something else."""
+    before = json.loads(file.read_text("utf-8"))
+    if any(before.get(key) != value for key, value in head.items()):
+        raise ConfigError(f"{file} was not measured on the same pictures with the same model")
+    return [Point(**point) for point in before["points"] if point["kind"] != "eyeline"]
 
 
 def _baselines(options: argparse.Namespace, scene: Scene, step: Callable[[str], None]) -> Iterator[Point]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from benchmarks.score import Bands
+from benchmarks.tradeoff import __main__ as command
 from benchmarks.tradeoff import points, report
 from benchmarks.tradeoff.curve import bd_rate, bytes_at, envelope
 from benchmarks.tradeoff.points import Kind, Point
 from benchmarks.tradeoff.wire import envelope_bytes, framed
 from eyeline.envelope import encode_envelope
+from eyeline.errors import ConfigError
 from eyeline.v1 import frame_pb2 as pb
 from eyeline.values import Detections
 
@@ -90,3 +93,13 @@ def test_a_point_tells_cloud_frames_apart() -> None:
     assert point.f1 == pytest.approx(0.8)
     assert point.provenance == {"cloud": 2, "propagated": 1}
     assert point.edge_cpu_ms == {"encode": 2}
+
+
+def test_an_earlier_result_of_the_same_pictures_gives_all_but_its_full_curve(tmp_path: Path) -> None:
+    head = {"video": {"file": "a.avi", "fps": 10.0}, "frames": 9, "reference": {"sha256": "00"}}
+    points_before = [_point("x264", 400, 1.0), _point("eyeline", 50, 0.9), _point("eyeline-pixels", 70, 0.9)]
+    report.write(tmp_path / "tradeoff.json", head, points_before)
+    kept = command._of_before(tmp_path / "tradeoff.json", head)
+    assert kept == [points_before[0], points_before[2]]
+    with pytest.raises(ConfigError, match="not measured on the same pictures"):
+        command._of_before(tmp_path / "tradeoff.json", head | {"frames": 8})
