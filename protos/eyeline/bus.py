@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.transport import WebSocketTransport
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, ObjectStoreConfig, StreamConfig
 from nats.js.errors import APIError, BadRequestError, BucketNotFoundError, NotFoundError
@@ -39,6 +41,15 @@ class _Client(Client):
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         known = {key: value for key, value in info.items() if key != "connect_urls"}
         await super()._process_info(known, initial_connection)
+
+    async def give_up(self) -> None:
+        """Free what an attempt to connect by WebSocket left, or each one logs that nobody did."""
+        transport = self._transport
+        if isinstance(transport, WebSocketTransport):
+            transport.close()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(TimeoutError, OSError):
+                async with asyncio.timeout(1):
+                    await transport.wait_closed()  # type: ignore[no-untyped-call]
 
 
 async def connect(
@@ -101,8 +112,8 @@ async def connect(
             refusal.append(str(problem))
             await error(problem)
 
+        client = _Client()
         try:
-            client = _Client()
             await client.connect(
                 servers=urls,
                 name=name,
@@ -122,6 +133,7 @@ async def connect(
         except ImportError:
             raise ConfigError(f"NATS at {where}: WebSocket needs pip install 'eyeline[websocket]'") from None
         except (TimeoutError, OSError, nats.errors.Error) as problem:
+            await client.give_up()
             if _is_away(problem):
                 reason = refusal[-1] if refusal else str(problem)
                 if not wait:
@@ -136,7 +148,10 @@ async def connect(
             if "authorization" in reason.lower() or "authentication" in reason.lower():
                 reason = "it does not know this user and password; check them"
                 if creds_file is not None:
-                    reason = f"credentials {creds_file} are not, or no longer, valid there: enroll again"
+                    reason = (
+                        f"credentials {creds_file} are not, or no longer, valid there: enroll again, or, "
+                        "if it was away when they were made, cloud-inference tell"
+                    )
             raise BusError(f"NATS at {where} refused {name}: {reason}", retryable=False) from None
         else:
             client.options["max_reconnect_attempts"] = -1
