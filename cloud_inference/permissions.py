@@ -13,6 +13,8 @@ from cloud_inference.nats_jwt import Share
 from eyeline import subjects
 
 _API = "$JS.API"
+# No device may ask it, but without it an account's other questions go to its own JetStream (2.15.1).
+_INFO = f"{_API}.INFO"
 
 
 def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]]:
@@ -33,9 +35,7 @@ def device_permissions(site: str, device: str) -> dict[str, dict[str, list[str]]
         subjects.sample_subject(site, device, "*"),
         subjects.status_subject(site, device),
         own_claims,
-        f"{_API}.INFO",
-        # Waiting for the cloud to make them, and opening the buckets.
-        *(f"{_API}.STREAM.INFO.{stream}" for stream in (subjects.FRAMES, subjects.STATUS, claims, desired)),
+        f"{_API}.STREAM.INFO.{subjects.ASKED}",
         f"{_API}.DIRECT.GET.{claims}.{own_claims}",
         f"{_API}.DIRECT.GET.{desired}.{own_desired}",
         f"{_API}.DIRECT.GET.{profiles}.{own_profiles}",
@@ -58,8 +58,8 @@ def tenant_exports() -> list[Share]:
         Share(subjects.sample_subject("*", "*", "*")),
         Share(subjects.status_subject("*", "*")),
         Share(f"$KV.{subjects.CLAIMS}.{subjects.camera_key('*', '*')}"),
-        Share(f"{_API}.INFO"),
-        Share(f"{_API}.STREAM.INFO.*"),
+        Share(_INFO),
+        Share(f"{_API}.STREAM.INFO.{subjects.ASKED}"),
         Share(f"{_API}.DIRECT.GET.>"),
         Share(subjects.control_subject("*", "*"), "stream"),
     ]
@@ -67,7 +67,7 @@ def tenant_exports() -> list[Share]:
 
 def device_imports(tenant: str, site: str, device: str) -> list[Share]:
     """What a device's account has of its tenant's, whose public key is `tenant`."""
-    asks = device_permissions(site, device)["publish"]["allow"]
+    asks = [_INFO, *device_permissions(site, device)["publish"]["allow"]]
     heard = subjects.control_subject(site, device)
     return [*(Share(subject, account=tenant) for subject in asks), Share(heard, "stream", tenant)]
 

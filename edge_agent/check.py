@@ -25,7 +25,7 @@ from edge_agent.redact_models import Models, redactor
 from eyeline import bus
 from eyeline.errors import EyelineError
 from eyeline.nats_server import find_nats_server
-from eyeline.subjects import FRAMES, device_inbox
+from eyeline.subjects import ASKED, device_inbox
 
 _TIMED_RUNS: Final = 5
 
@@ -114,11 +114,11 @@ async def check_hub(settings: AgentSettings) -> Finding:
         return Finding("hub", False, str(problem), mend)
     try:
         start = time.perf_counter()
-        await client.jetstream().stream_info(FRAMES)
+        await client.jetstream().stream_info(ASKED)
         took = (time.perf_counter() - start) * 1000
     except Exception as problem:  # noqa: BLE001  # nats-py's errors share no base
         reason = str(problem) or "no answer"
-        return Finding("hub", False, f"stream {FRAMES}: {reason}", "start the cloud worker, which makes it")
+        return Finding("hub", False, f"stream {ASKED}: {reason}", "start the cloud worker, which makes it")
     finally:
         await client.close()
     return Finding("hub", True, f"connected, answers in {took:.1f} ms")

@@ -19,7 +19,7 @@ import structlog
 from edge_agent.claim import parse_time_ns
 from edge_agent.link import Link
 from eyeline.errors import BusError
-from eyeline.subjects import FRAMES
+from eyeline.subjects import ASKED
 from eyeline.v1 import frame_pb2 as pb
 
 _log = structlog.get_logger()
@@ -123,7 +123,7 @@ async def follow(clock: HubClock, hub: Link, *, frugal: bool = False) -> None:
         while not session.closed.is_set():
             sent = time.monotonic_ns()
             try:
-                answer = await session.api(f"STREAM.INFO.{FRAMES}")
+                answer = await session.api(f"STREAM.INFO.{ASKED}")
             except BusError:
                 answer = {}
             received = time.monotonic_ns()

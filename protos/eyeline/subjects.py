@@ -31,6 +31,9 @@ DESIRED: Final = "DESIRED"
 RELEASES: Final = "RELEASES"
 # Object store of the hub.
 ARTEFACTS: Final = "ARTEFACTS"
+# The stream that devices may ask about, for the hub's time and whether the cloud has made its streams: it
+# is made last, and what is told of another one would name whatever sites, devices and cameras there are.
+ASKED: Final = f"OBJ_{ARTEFACTS}"
 PROFILES: Final = "PROFILES"
 # Rollouts of models, and drift.
 MODELS: Final = "MODELS"

@@ -9,7 +9,7 @@ from pathlib import Path
 import nats.errors
 import pytest
 from nats.aio.client import Client
-from nats.js.errors import KeyNotFoundError
+from nats.aio.msg import Msg
 
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
@@ -61,6 +61,13 @@ async def test_tenants_see_only_their_own_streams(hub: LocalHub) -> None:
         "$JS.API.DIRECT.GET.KV_PROFILES.$KV.PROFILES.yard.box2.gate",
         "$JS.API.STREAM.MSG.GET.SAMPLES",
         "$JS.API.CONSUMER.CREATE.SAMPLES",
+        # What is told of these names sites, devices and cameras.
+        "$JS.API.INFO",
+        "$JS.API.STREAM.NAMES",
+        "$JS.API.STREAM.INFO.FRAMES",
+        "$JS.API.STREAM.INFO.STATUS",
+        "$JS.API.STREAM.INFO.KV_CLAIMS",
+        "$JS.API.STREAM.INFO.KV_DESIRED",
     ],
 )
 async def test_a_device_cannot_publish_outside_its_own(hub: LocalHub, subject: str) -> None:
@@ -98,29 +105,30 @@ async def test_a_device_does_its_work(hub: LocalHub) -> None:
     device = await device_client(hub)
     js = device.jetstream()
     await js.publish(subjects.status_subject(SITE, "box1"), b"status")
-    assert (await js.stream_info(subjects.FRAMES)).config.name == subjects.FRAMES
+    assert (await js.stream_info(subjects.ASKED)).config.name == subjects.ASKED
 
-    claims = await js.key_value(subjects.CLAIMS)
+    async def value(bucket: str, key: str) -> Msg:
+        return await device.request(f"$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.{key}", b"")
+
     key = subjects.camera_key(SITE, "gate")
-    revision = await claims.create(key, b"mine")
-    assert (await claims.get(key)).value == b"mine"
-    assert await claims.update(key, b"still mine", last=revision) > revision
-    await claims.delete(key)
-    with pytest.raises(KeyNotFoundError):
-        await claims.get(key)
+    claim = f"$KV.{subjects.CLAIMS}.{key}"
+    last = "Nats-Expected-Last-Subject-Sequence"
+    revision = (await js.publish(claim, b"mine", headers={last: "0"})).seq
+    assert (await value(subjects.CLAIMS, key)).data == b"mine"
+    assert (await js.publish(claim, b"still mine", headers={last: str(revision)})).seq > revision
+    await js.publish(claim, b"", headers={"KV-Operation": "DEL"})
+    assert ((await value(subjects.CLAIMS, key)).headers or {})["KV-Operation"] == "DEL"
 
     desired = await cloud.jetstream().key_value(subjects.DESIRED)
     await desired.put(subjects.desired_key(SITE, "box1"), b"config")
-    own = await js.key_value(subjects.DESIRED)
-    assert (await own.get(subjects.desired_key(SITE, "box1"))).value == b"config"
+    assert (await value(subjects.DESIRED, subjects.desired_key(SITE, "box1"))).data == b"config"
 
     sample = subjects.sample_subject(SITE, "box1", "gate")
     assert (await js.publish(sample, b"part")).stream == subjects.SAMPLES
     profiles = await cloud.jetstream().key_value(subjects.PROFILES)
     own_key = subjects.profile_key(SITE, "box1", "gate")
     await profiles.put(own_key, b"profile")
-    get = f"$JS.API.DIRECT.GET.KV_{subjects.PROFILES}.$KV.{subjects.PROFILES}.{own_key}"
-    assert (await device.request(get, b"")).data == b"profile"
+    assert (await value(subjects.PROFILES, own_key)).data == b"profile"
 
     control = await device.subscribe(subjects.control_subject(SITE, "box1"))
     await device.flush()
