@@ -562,7 +562,7 @@ async def test_a_device_reads_what_is_released_for_it_and_writes_none_of_it(hub:
         f"$JS.API.DIRECT.GET.{release}",
         f"$JS.API.STREAM.MSG.GET.{release}",
         f"$JS.API.STREAM.MSG.GET.{store}",
-        f"$JS.API.STREAM.INFO.{store}",
+        f"$JS.API.STREAM.INFO.{release}",
         f"$JS.API.STREAM.PURGE.{release}",
         f"$JS.API.STREAM.DELETE.{store}",
         f"$JS.API.CONSUMER.CREATE.{store}",
