@@ -144,12 +144,15 @@ async def read(js: JetStreamContext) -> AsyncIterator[Entry]:
     log = context(js)
 
     async def entry(sequence: int) -> Entry | None:
-        try:
-            stored = await log.get_msg(subjects.AUDIT, sequence, direct=True)
-        except NotFoundError:
-            return None
-        stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
-        return _entry(stored.data or b"", sequence, stored_ns)
+        # Any server may answer the first; one that has it not may be behind, and the stream's leader knows.
+        for direct in (True, False):
+            try:
+                stored = await log.get_msg(subjects.AUDIT, sequence, direct=direct)
+            except NotFoundError:
+                continue
+            stored_ns = int(stored.time.timestamp() * 1e9) if stored.time is not None else 0
+            return _entry(stored.data or b"", sequence, stored_ns)
+        return None
 
     try:
         state = (await log.stream_info(subjects.AUDIT)).state
