@@ -282,14 +282,14 @@ class Session:
         self._mark.took(source.stream_sequence, late=late)
         with self._blaming(source.stream_sequence):
             works = self._intake.work(source)
-            pictures = left = sum(one.kind is Kind.PIXELS for one in works)
+            pictures = left = sum(one.kind is Kind.PIXELS and one.wanted for one in works)
             for one in works:
                 if source.provisional and one.kind is not Kind.END:
                     if len(self._early) < _MOST_EARLY:
                         self._early.append(one)
                 elif one.kind is Kind.PIXELS:
                     self._taking[late] = source
-                    left -= 1
+                    left -= one.wanted
                     await self._picture(one, late=late, behind=left + behind * pictures)
                 else:
                     self._answers.append(one, time.monotonic())

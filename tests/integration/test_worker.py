@@ -406,6 +406,23 @@ async def test_the_first_picture_of_a_device_that_was_started_again_is_looked_at
     assert not [(it.key.sequence, it.reason) for it in results if it.provenance == DEGRADED]
 
 
+async def test_pictures_that_only_others_need_are_no_overload(hub: LocalHub) -> None:
+    """As of a camera whose own coded pictures go on: most are there for those that depend on them."""
+    device, model = Device(), SquareModel()
+    model.takes_s = 0.07
+    async with tenant_bus(hub) as bus, worker(bus, model, at_a_time=1):
+        before = metric("eyeline_cloud_thinned_pictures_total") or 0
+        for _ in range(10):
+            items = [device.pixels() for _ in range(40)]
+            for item in items[3:]:
+                item.access_unit.reference_only = True
+            await publish(bus.js, [device.envelope(items)])
+            await asyncio.sleep(0.6)
+        results = await answered(bus, device, 400)
+        assert (metric("eyeline_cloud_thinned_pictures_total") or 0) == before
+    assert len([it for it in results if it.provenance == CLOUD]) == 30
+
+
 async def test_who_wants_all_in_order_gets_every_picture_looked_at(hub: LocalHub) -> None:
     async with tenant_bus(hub) as bus:
         results = await overloaded(bus, Device(), 60, in_order=True, within_s=30)
