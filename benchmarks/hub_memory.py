@@ -5,8 +5,8 @@
 The real hub as the worker uses it: each camera's messages are stored with their ids and removed again once
 answered, each answer is stored right behind the one before, and a reader takes both. A camera sends one
 message a second; here as many as hours of that are sent as fast as the hub takes them, so message ids are
-remembered for many more of them than in real time: the memory is an upper bound. Told per hour of messages:
-resident memory at its end, and its growth over the second half by least squares.
+remembered for many more of them than in real time: the memory is an upper bound. Told are resident memory
+after every quarter of an hour of messages, and its slope after the first hour, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import describe
+from benchmarks.soak import slope_per_h
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.feed import Feed
@@ -40,7 +41,7 @@ from eyeline.errors import EyelineError
 _TENANT: Final = "default"
 _SITE: Final = "site"
 _DEVICE: Final = "edge"
-_PER_HOUR: Final = 3600
+_PER_QUARTER: Final = 900
 # Bytes of a message of frames and of one of results: about what a street at 5 frames a second makes.
 _FRAME_BYTES: Final = 1200
 _RESULT_BYTES: Final = 2500
@@ -51,7 +52,7 @@ _MEGA: Final = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of it. resident_mb: at the end of each hour of messages, the start before them."""
+    """What came of it. resident_mb: after each quarter of an hour of messages."""
 
     cameras: int
     hours: float
@@ -59,6 +60,7 @@ class Measured:
     seconds: float
     resident_mb: list[float]
     resident_mb_per_h: float
+    resident_mb_per_h_ci95: tuple[float, float]
 
 
 async def measure(hours: float, cameras: int, state: Path) -> Measured:
@@ -109,14 +111,14 @@ async def _play(hub: LocalHub, client: Client, hours: float, cameras: int) -> Me
 
     lasts: dict[str, int] = {}
     readers = [asyncio.create_task(read(stream)) for stream in taken]
-    resident, began, sent = [process.memory_info().rss / _MEGA], time.monotonic(), 0
+    resident: list[float] = []
+    began, sent = time.monotonic(), 0
     try:
-        for hour in range(1, int(np.ceil(hours)) + 1):
-            messages = round(_PER_HOUR * min(1.0, hours - hour + 1))
+        for _ in range(round(hours * 4)):
             async with asyncio.TaskGroup() as group:
                 for number in range(cameras):
-                    group.create_task(camera(f"cam{number}", messages))
-            sent += messages * cameras
+                    group.create_task(camera(f"cam{number}", _PER_QUARTER))
+            sent += _PER_QUARTER * cameras
             resident.append(round(process.memory_info().rss / _MEGA, 1))
         while taken[subjects.RESULTS] < sent:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -124,11 +126,17 @@ async def _play(hub: LocalHub, client: Client, hours: float, cameras: int) -> Me
         for task in readers:
             task.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-    half = len(resident) // 2
-    x, y = np.arange(half, len(resident)), np.array(resident[half:])
-    slope = float(np.polyfit(x, y, 1)[0]) if len(x) > 1 else 0.0
-    resident[0] = round(resident[0], 1)
-    return Measured(cameras, hours, sent, round(time.monotonic() - began), resident, round(slope, 2))
+    moments = 900.0 * np.arange(1, len(resident) + 1)
+    slope, half = slope_per_h(moments[4:], np.array(resident[4:]))
+    return Measured(
+        cameras,
+        hours,
+        sent,
+        round(time.monotonic() - began),
+        resident,
+        round(slope, 2),
+        (round(slope - half, 2), round(slope + half, 2)),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,10 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hub_memory", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--hours", type=float, default=8.0, help="hours of messages (default 8)")
+    parser.add_argument("--hours", type=float, default=8.0, help="hours of messages, at least 4 (default 8)")
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args(argv)
+    if options.hours < 4 or options.cameras < 1:
+        parser.error("--hours must be at least 4, and --cameras at least 1")
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-hub-") as folder:
             measured = asyncio.run(measure(options.hours, options.cameras, Path(folder)))
@@ -155,11 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = Table(title=f"The hub's memory, {measured.messages} messages of {measured.cameras} cameras")
     table.add_column("hours of messages", justify="right")
     table.add_column("resident, MB", justify="right")
-    for hour, resident_mb in enumerate(measured.resident_mb):
+    for hour, resident_mb in enumerate(measured.resident_mb[3::4], 1):
         table.add_row(str(hour), f"{resident_mb:.1f}")
     console = Console()
     console.print(table)
-    console.print(f"growth over the second half: {measured.resident_mb_per_h:+.1f} MB an hour of messages")
+    low, high = measured.resident_mb_per_h_ci95
+    slope = f"{measured.resident_mb_per_h:+.1f} MB an hour of messages ({low:+.1f} to {high:+.1f})"
+    console.print(f"after the first hour: {slope}")
     return 0
 
 
