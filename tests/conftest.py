@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from nats.js import JetStreamContext
 
 from cloud_inference import streams
 from cloud_inference.config import StreamSettings
 from cloud_inference.hub import LocalHub
 from tests.support.servers import RunningTriton, cloud_client, running_hub, running_triton
+
+# How long an example takes is the machine's matter.
+settings.register_profile("eyeline", deadline=None)
+settings.load_profile("eyeline")
 
 
 @pytest.fixture
