@@ -41,7 +41,7 @@ from benchmarks.system import Agent, Cloud, triton_counters
 from eyeline import Client, lock
 from eyeline.errors import ConfigError, EyelineError
 from eyeline.v1 import device_pb2
-from eyeline.values import Detections, Result
+from eyeline.values import Detections, Provenance, Result
 from eyeline_models import catalogue
 
 CLIP = Path(__file__).with_name("clips") / "street.mp4"
@@ -349,11 +349,13 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     longest = max(played.captured.values(), default=0)
     truth = list(reference.on_raw_frames(clip, longest, card))
     bands = score.Bands.of(card)
-    counts = [
-        score.compare(truth[sequence - 1], _answer(tallies[name], sequence), bands)
-        for name, count in played.captured.items()
-        for sequence in range(1, count + 1)
-    ]
+    counts, looked_at = [], []
+    for name, count in played.captured.items():
+        for sequence in range(1, count + 1):
+            counts.append(score.compare(truth[sequence - 1], _answer(tallies[name], sequence), bands))
+            result = tallies[name].by_frame.get(sequence)
+            if result is not None and result.provenance is Provenance.CLOUD:
+                looked_at.append(counts[-1])
     accuracy = score.score(counts)
     jpeg = reference.jpeg_bytes_per_frame(clip)
     return {
@@ -376,6 +378,8 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "calibration_bytes": played.calibration_bytes,
         "jpeg_bytes_per_frame": round(jpeg, 1),
         "f1_vs_reference": round(accuracy.f1, 4),
+        # Of the frames that the cloud model looked at: what coding costs, however many there were.
+        "f1_cloud_frames": round(score.score(looked_at).f1, 4) if looked_at else None,
         "f1_interval_95": [round(accuracy.f1_low, 4), round(accuracy.f1_high, 4)],
         "response_delay_ms": {
             f"p{share}": round(float(np.percentile(delays, share)), 1) if delays else None

@@ -41,6 +41,7 @@ from eyeline.errors import EyelineError
 _TENANT: Final = "default"
 _SITE: Final = "site"
 _DEVICE: Final = "edge"
+# Of a camera in a quarter of an hour: one a second.
 _PER_QUARTER: Final = 900
 # Bytes of a message of frames and of one of results: about what a street at 5 frames a second makes.
 _FRAME_BYTES: Final = 1200
@@ -126,7 +127,7 @@ async def _play(hub: LocalHub, client: Client, hours: float, cameras: int) -> Me
         for task in readers:
             task.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-    moments = 900.0 * np.arange(1, len(resident) + 1)
+    moments = float(_PER_QUARTER) * np.arange(1, len(resident) + 1)
     slope, half = slope_per_h(moments[4:], np.array(resident[4:]))
     return Measured(
         cameras,
@@ -150,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.hours < 4 or options.cameras < 1:
         parser.error("--hours must be at least 4, and --cameras at least 1")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        parser.error(f"--out {options.out}: its folder does not exist")
     try:
         with tempfile.TemporaryDirectory(prefix="eyeline-hub-") as folder:
             measured = asyncio.run(measure(options.hours, options.cameras, Path(folder)))

@@ -230,7 +230,7 @@ def secrets(
     made = cluster.secrets(folder, tenant or ["default"], hub=hub, public=public, namespace=namespace)
     cluster.write(out, made)
     print(out)
-    if not cluster.devices_fit(Trust(folder / TRUST_FOLDER)):
+    if not cluster.devices_fit(Trust(folder / TRUST_FOLDER).account_jwts()):
         print("too many devices for a Secret: the hub knows them by cloud-inference tell", file=sys.stderr)
 
 

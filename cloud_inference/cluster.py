@@ -46,7 +46,9 @@ def secrets(
     trust = Trust(state_dir / TRUST_FOLDER)
     for tenant in tenants:
         trust.add_tenant(tenant)
-    accounts = trust.account_jwts(devices=devices_fit(trust))
+    accounts = trust.account_jwts()
+    if not devices_fit(accounts):
+        accounts = trust.account_jwts(devices=False)
     logins = {}
     for tenant in tenants:
         path = cloud_file(state_dir, tenant)
@@ -69,9 +71,9 @@ def secrets(
     ]
 
 
-def devices_fit(trust: Trust) -> bool:
-    """Whether the devices' accounts are in the Secrets too; else `tell` alone brings them to the hub."""
-    return sum(map(len, trust.account_jwts().values())) <= _MOST_ACCOUNTS_BYTES
+def devices_fit(accounts: Mapping[str, str]) -> bool:
+    """Whether all these accounts' JWTs fit a Secret; else `tell` alone brings the devices' to the hub."""
+    return sum(map(len, accounts.values())) <= _MOST_ACCOUNTS_BYTES
 
 
 def operator_conf(trust: Trust) -> str:

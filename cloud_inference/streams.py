@@ -11,6 +11,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
+from nats.js.errors import ServiceUnavailableError
 
 from cloud_inference import audit
 from cloud_inference.config import StreamSettings
@@ -50,7 +51,7 @@ async def ensure(js: JetStreamContext, settings: StreamSettings, *, change: bool
     try:
         await bus.ensure_stream(audit.context(js), audit_config(settings), change=False)
     except BusError as problem:
-        if "ServiceUnavailable" not in str(problem):
+        if not isinstance(problem.__cause__, ServiceUnavailableError):
             raise
         raise BusError(
             f"stream {subjects.AUDIT}: its account does not answer; unless the hub is just starting, "

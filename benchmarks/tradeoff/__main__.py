@@ -87,6 +87,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
     """Measure everything and write it; returns the summary. Raises `EyelineError`."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    before = _read(options.keep) if options.keep is not None else None
     card = served(options.model)
     model = Model(card)
     pictures = Pictures(options.video, options.frames, options.noise, options.pan)
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, float | None
         scene = Scene(pictures, model, reference(pictures, model, CACHE), Bands())
         began = time.monotonic()
         head = _head(options, scene)
-        kept = _of_before(options.keep, head) if options.keep is not None else None
+        kept = _of_before(options.keep, before, head) if before is not None else None
         found = kept if kept is not None else list(_baselines(options, scene, status.update))
         edge = load_edge(DetectSettings(model=str(served(options.edge_model).path)))
         for point in full.run(scene, edge):
@@ -134,9 +135,19 @@ def _head(options: argparse.Namespace, scene: Scene) -> dict[str, Any]:
     }
 
 
-def _of_before(file: Path, head: dict[str, Any]) -> list[Point]:
+def _read(file: Path) -> dict[str, Any]:
+    """An earlier result; raises `ConfigError` for what is none."""
+    try:
+        before = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"--keep {file} cannot be read: {problem}") from None
+    if not isinstance(before, dict) or "points" not in before:
+        raise ConfigError(f"--keep {file} is no tradeoff.json")
+    return before
+
+
+def _of_before(file: Path, before: dict[str, Any], head: dict[str, Any]) -> list[Point]:
     """An earlier result but its full curve; raises `ConfigError` if it is of something else."""
-    before = json.loads(file.read_text("utf-8"))
     if any(before.get(key) != value for key, value in head.items()):
         raise ConfigError(f"{file} was not measured on the same pictures with the same model")
     return [Point(**point) for point in before["points"] if point["kind"] != "eyeline"]

@@ -185,7 +185,7 @@ async def ensure_stream(js: JetStreamContext, config: StreamConfig, *, change: b
     except BadRequestError as problem:
         raise BusError(f"stream {config.name}: {problem.description}", retryable=False) from None
     except (TimeoutError, APIError, nats.errors.Error) as problem:
-        raise BusError(f"stream {config.name}: {problem}") from None
+        raise BusError(f"stream {config.name}: {problem}") from problem
 
 
 async def ensure_bucket(js: JetStreamContext, config: KeyValueConfig) -> KeyValue:

@@ -45,8 +45,10 @@ def test_every_captured_frame_is_answered_once(
     assert summary["answered_twice"] == 0
     assert sum(summary["results_by_provenance"].values()) == summary["results"]
     assert 0 < summary["bytes_per_frame"] < summary["jpeg_bytes_per_frame"] / 20
+    assert summary["f1_cloud_frames"] > 0.85, summary
     # Four cameras are more than a busy machine takes: then less is sent, and more is filled in.
-    assert summary["f1_vs_reference"] > (0.85 if cameras == 1 else 0.4)
+    kept_up = summary["frames_sent"] > 2 * cameras * seconds
+    assert summary["f1_vs_reference"] > (0.85 if kept_up or cameras == 1 else 0.4), summary
     assert 0 < summary["response_delay_ms"]["p50"] <= summary["response_delay_ms"]["p99"]
     triton = summary["triton"]
     if more:

@@ -273,6 +273,6 @@ def test_secrets_are_the_same_when_made_again(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(cluster, "_MOST_ACCOUNTS_BYTES", most)
         more = cluster.secrets(tmp_path / "state", names, hub="nats://hub:4222", namespace="eyeline")
         assert len([file for file in more[0]["stringData"] if file.endswith(".jwt")]) == count
-        assert cluster.devices_fit(trust) == (count == 5)
+        assert cluster.devices_fit(trust.account_jwts()) == (count == 5)
     cluster.write(tmp_path / "secrets.yaml", first)
     assert (tmp_path / "secrets.yaml").stat().st_mode & 0o077 == 0

@@ -99,7 +99,15 @@ def test_an_earlier_result_of_the_same_pictures_gives_all_but_its_full_curve(tmp
     head = {"video": {"file": "a.avi", "fps": 10.0}, "frames": 9, "reference": {"sha256": "00"}}
     points_before = [_point("x264", 400, 1.0), _point("eyeline", 50, 0.9), _point("eyeline-pixels", 70, 0.9)]
     report.write(tmp_path / "tradeoff.json", head, points_before)
-    kept = command._of_before(tmp_path / "tradeoff.json", head)
+    file = tmp_path / "tradeoff.json"
+    before = command._read(file)
+    kept = command._of_before(file, before, head)
     assert kept == [points_before[0], points_before[2]]
     with pytest.raises(ConfigError, match="not measured on the same pictures"):
-        command._of_before(tmp_path / "tradeoff.json", head | {"frames": 8})
+        command._of_before(file, before, head | {"frames": 8})
+    file.write_text("[]")
+    with pytest.raises(ConfigError, match="is no tradeoff.json"):
+        command._read(file)
+    file.write_text("half {")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        command._read(file)
