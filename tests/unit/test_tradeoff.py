@@ -106,7 +106,7 @@ def test_an_earlier_result_of_the_same_pictures_gives_all_but_its_full_curve(tmp
     with pytest.raises(ConfigError, match="not measured on the same pictures"):
         command._of_before(file, before, head | {"frames": 8})
     file.write_text("[]")
-    with pytest.raises(ConfigError, match="is no tradeoff.json"):
+    with pytest.raises(ConfigError, match=r"is no tradeoff\.json"):
         command._read(file)
     file.write_text("half {")
     with pytest.raises(ConfigError, match="cannot be read"):
