@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Route, expect
+from playwright.async_api import Browser, Page, expect
 
 from benchmarks import reference
 from benchmarks.demo import CLIP
@@ -20,60 +20,18 @@ from eyeline_models import catalogue
 from tests.support.access import Issuer
 from tests.support.chromium import chromium, watched
 from tests.support.eventually import eventually
+from tests.support.on_stage import NO_DECODER, measured
 from tests.support.servers import cloud_client
 from tests.support.web import running_web
-from tests.support.web_scene import SOURCE, Scene, box
+from tests.support.web_scene import Scene, box
 
 pytestmark = pytest.mark.long
-
-# As a browser without WebCodecs, or a page that may not use it.
-NO_DECODER = "delete window.VideoDecoder"
-
-# The bright square of a picture, in source pixels.
-BRIGHT = """(picture, source) => {
-  const { width, height } = picture;
-  const { data } = picture.getContext('2d').getImageData(0, 0, width, height);
-  let [x1, y1, x2, y2] = [Infinity, Infinity, -1, -1];
-  for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) {
-    if (data[4 * (y * width + x)] < 150) continue;
-    [x1, y1, x2, y2] = [Math.min(x1, x), Math.min(y1, y), Math.max(x2, x + 1), Math.max(y2, y + 1)];
-  }
-  return [x1 * source[0] / width, y1 * source[1] / height, x2 * source[0] / width, y2 * source[1] / height];
-}"""
-
-# What is on the stage at this very moment: the picture's bright square, and the box that is drawn, both in
-# source pixels. Of the box: its outline's outermost pixels on lines through where its middle should be.
-MEASURE = """([camera, source]) => {
-  const bright = (BRIGHT);
-  const find = (place) => document.querySelector(place);
-  const stage = find(`[data-camera="${camera}"] .stage`) || find('.stage');
-  if (!stage) return null;
-  const [picture, boxes] = stage.querySelectorAll('canvas');
-  const sequence = Number(picture.dataset.sequence);
-  if (!sequence || boxes.dataset.sequence !== picture.dataset.sequence) return null;
-  const shown = boxes.getBoundingClientRect();
-  const [sx, sy] = [boxes.width / source[0], boxes.height / source[1]];
-  const left = 8 + 4 * (sequence % 40);
-  const ink = (data, at) => data[at + 3] > 200 && Math.max(data[at], data[at + 1], data[at + 2]) > 120;
-  const row = boxes.getContext('2d').getImageData(0, Math.round(90 * sy), boxes.width, 1).data;
-  const found = [...Array(boxes.width).keys()].filter((x) => ink(row, 4 * x));
-  const middle = Math.round((left + 34) * sx);
-  const column = boxes.getContext('2d').getImageData(middle, 0, 1, boxes.height).data;
-  const near = (y) => y > 57.5 * sy && y < 123 * sy; // below the label
-  const rows = [...Array(boxes.height).keys()].filter((y) => ink(column, 4 * y) && near(y));
-  return { sequence, bright: bright(picture, source), perSource: shown.width / source[0],
-    box: [found[0] / sx, rows[0] / sy, found.at(-1) / sx, rows.at(-1) / sy] };
-}""".replace("BRIGHT", BRIGHT)
 
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as running:
         yield running
-
-
-async def measured(page: Page, camera: str) -> dict[str, Any]:
-    return dict(await eventually(lambda: page.evaluate(MEASURE, [camera, list(SOURCE)])))
 
 
 def tile(page: Page, camera: str) -> Any:
@@ -195,169 +153,6 @@ async def test_by_keys_alone(hub: LocalHub, js: Any, browser: Browser) -> None:
         await page.get_by_role("link", name="Back to all cameras").focus()
         await press("Enter")
         await expect(page.locator(".tile")).to_have_count(3)
-        assert seen.problems == []
-
-
-# Which frames the canvases say they show: the picture's, and the boxes'.
-FRAMES = "['.picture', '.boxes'].map((it) => Number(document.querySelector(it).dataset.sequence || 0))"
-
-# Notes them from now on, as often as the screen is drawn.
-NOTE = f"""() => {{
-  window.noted = [];
-  const note = () => {{ window.noted.push({FRAMES}); requestAnimationFrame(note); }};
-  note();
-}}"""
-
-# Only the time: this very picture is kept.
-EXACT = re.compile(r"^\d[\d:]*( [AP]M)?$")
-
-
-async def scrubbed(page: Page) -> int:
-    """Back by some seconds, to a moment with its picture: the frame shown."""
-    await page.get_by_role("slider").fill("985")
-    await expect(page.locator(".past")).to_have_text(EXACT)
-    picture, boxes = await page.evaluate(FRAMES)
-    assert picture == boxes > 0
-    return int(boxes)
-
-
-@pytest.mark.parametrize("script", ["", NO_DECODER], ids=["video", "stills"])
-async def test_the_past_shows_what_was_answered(
-    hub: LocalHub, js: Any, browser: Browser, script: str
-) -> None:
-    """Scrubbed back, the stored box of that moment on its own picture, while live ones go on coming."""
-    scene = Scene(js, ["gate"])
-    async with (
-        running_web(hub, open_to_all=True) as url,
-        scene.playing(),
-        watched(browser, script=script) as seen,
-    ):
-        page = seen.page
-        await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
-        await measured(page, "yard/gate")
-        again = await scrubbed(page)
-        now = scene.devices["gate"].sequence
-        assert again < now - 10
-        # Live pictures come and are decoded; none is drawn.
-        await page.wait_for_function(
-            "it => window.eyeline.page.view.player.picture.sequence > it", arg=now + 5
-        )
-        shown = await measured(page, "")
-        assert shown["sequence"] == again
-        for drawn, pixel, wanted in zip(shown["box"], shown["bright"], box(again), strict=True):
-            assert abs(drawn - wanted) * shown["perSource"] <= 2
-            assert abs(pixel - wanted) <= 4
-        await page.get_by_role("button", name="Next answer").click()
-        await page.wait_for_function(f"it => {FRAMES}.every((one) => one === it)", arg=again + 1)
-        await page.get_by_role("button", name="Live", exact=True).click()
-        await expect(page.locator(".past")).to_be_hidden()
-        await page.wait_for_function(f"it => {FRAMES}.every((one) => one > it)", arg=now + 5)
-        assert seen.problems == []
-
-
-async def test_a_slow_picture_of_the_past_never_lies_under_other_boxes(
-    hub: LocalHub, js: Any, browser: Browser
-) -> None:
-    """Both change at once, however long that takes; of moments passed over meanwhile none is asked for."""
-    scene, asked, go = Scene(js, ["gate"]), [], asyncio.Event()
-
-    async def slowly(route: Route) -> None:
-        asked.append(route.request.url)
-        await go.wait()
-        await route.continue_()
-
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
-        page, slider = seen.page, seen.page.get_by_role("slider")
-        await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
-        await measured(page, "yard/gate")
-        await page.route("**/api/picture?*", slowly)
-        await page.evaluate(NOTE)
-        await slider.fill("985")
-        await expect(page.locator(".past")).to_have_text(re.compile("^Looking for "))
-        live, _ = await page.evaluate(FRAMES)
-        for value in ("987", "990", "992"):
-            await slider.fill(value)
-            await page.wait_for_function(
-                "it => window.eyeline.page.moment === window.eyeline.page.timeline.moment"
-                " && document.querySelector('input[type=range]').value === it",
-                arg=value,
-            )
-        assert await page.evaluate(FRAMES) == [live, live]
-        assert len(asked) == 1
-        go.set()
-        await expect(page.locator(".past")).to_have_text(EXACT)
-        await eventually(lambda: len(asked) == 2)
-        await page.wait_for_function("() => !window.eyeline.page.following")
-        last = await page.evaluate("window.eyeline.page.timeline.moment.answer.sequence")
-        assert await page.evaluate(FRAMES) == [last, last]
-        assert len(asked) == 2
-        noted = await page.evaluate("window.noted")
-        assert len({tuple(pair) for pair in noted}) >= 3
-        assert all(picture == boxes or not boxes for picture, boxes in noted), noted
-        # Live while one is looked for: it is not shown any more.
-        go.clear()
-        await slider.fill("985")
-        await eventually(lambda: len(asked) == 3)
-        await page.get_by_role("button", name="Live", exact=True).click()
-        await page.wait_for_function(f"it => {FRAMES}.every((one) => one > it)", arg=last)
-        go.set()
-        await page.wait_for_function("() => !window.eyeline.page.following")
-        picture, _ = await page.evaluate(FRAMES)
-        assert picture > last
-        assert seen.problems == []
-
-
-async def test_a_picture_of_another_moment_says_so(hub: LocalHub, js: Any, browser: Browser) -> None:
-    """An answer that was filled in lies over the picture before it, and the page says so."""
-    scene = Scene(js, ["gate"])
-    scene.filled.add("gate")
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
-        page, past = seen.page, seen.page.locator(".past")
-        await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
-        await eventually(lambda: page.evaluate("document.querySelector('.picture').dataset.sequence"))
-        await page.get_by_role("slider").fill("985")
-        await expect(past).to_be_visible()
-        # Three answers, one after the other: on their own picture, and 0.2 and 0.4 s after it.
-        said = {}
-        for _ in range(3):
-            await expect(past).not_to_be_empty()
-            await page.wait_for_function("() => !window.eyeline.page.following")
-            picture, boxes = await page.evaluate(FRAMES)
-            said[boxes - picture] = await past.text_content()
-            await page.get_by_role("button", name="Next answer").click()
-            await page.wait_for_function(f"it => {FRAMES}[1] === it", arg=boxes + 1)
-        assert sorted(said) == [0, 1, 2]
-        assert EXACT.search(said[0] or "")
-        for later in (1, 2):
-            assert re.search(r" · picture 0\.\d s earlier$", said[later] or ""), said
-        scene.idle.add("gate")
-        calm = scene.devices["gate"].sequence
-        await eventually(lambda: scene.devices["gate"].sequence > calm + 8)
-        await page.get_by_role("button", name="Live", exact=True).click()
-        await page.get_by_role("button", name="Previous answer").click()
-        await expect(past).to_have_text(re.compile(r" · picture \d+\.\d s earlier, unchanged since$"))
-        assert seen.problems == []
-
-
-async def test_a_crop_lies_where_it_was_cut_out_in_the_past_too(
-    hub: LocalHub, js: Any, browser: Browser
-) -> None:
-    """As live: by the format that its picture was sent with."""
-    scene = Scene(js, ["gate"])
-    scene.origin = 24, 40
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
-        page = seen.page
-        await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
-        await eventually(lambda: page.evaluate("document.querySelector('.picture').dataset.sequence"))
-        bright = f"source => ({BRIGHT})(document.querySelector('.picture'), source)"
-        again = await scrubbed(page)
-        pixels = await page.evaluate(bright, list(SOURCE))
-        for pixel, wanted in zip(pixels, box(again, scene.origin), strict=True):
-            assert abs(pixel - wanted) <= 4, (again, pixels)
         assert seen.problems == []
 
 

@@ -68,8 +68,21 @@ class Scene:
             await publish(self._js, made)
         else:
             device.sequence += 1
-        now, sequence = time.time_ns(), device.sequence
-        x1, y1, x2, y2 = box(sequence, self.origin)
+        captured_ns = time.time_ns() - 120_000_000
+        await self._answer(device, device.sequence, (captured_ns, captured_ns), sent=sent, idle=idle)
+
+    async def idle_range(self, name: str, frames: int, seconds: tuple[float, float]) -> int:
+        """Answer the next frames as one idle range, captured from and to so long ago: its last sequence."""
+        device, now = self.devices[name], time.time_ns()
+        first, device.sequence = device.sequence + 1, device.sequence + frames
+        captured_ns = now - int(seconds[0] * 1e9), now - int(seconds[1] * 1e9)
+        await self._answer(device, first, captured_ns, sent=False, idle=True)
+        return device.sequence
+
+    async def _answer(
+        self, device: Device, first: int, captured_ns: tuple[int, int], *, sent: bool, idle: bool
+    ) -> None:
+        x1, y1, x2, y2 = box(device.sequence, self.origin)
         found = detection_pb2.Detection(
             class_name="square",
             score=0.9,
@@ -78,15 +91,15 @@ class Scene:
         )
         answer = result_pb2.Result(
             key=result_pb2.FrameKey(
-                tenant="acme", site="yard", camera=device.camera, epoch=device.epoch, sequence=sequence
+                tenant="acme", site="yard", camera=device.camera, epoch=device.epoch, sequence=first
             ),
-            last_sequence=sequence,
+            last_sequence=device.sequence,
             revision=1000,
             final=True,
             provenance=result_pb2.PROVENANCE_CLOUD if sent else result_pb2.PROVENANCE_PROPAGATED,
             detections=[found],
-            times=result_pb2.StageTimes(captured_ns=now - 120_000_000, answered_ns=now),
-            last_captured_ns=now - 120_000_000,
+            times=result_pb2.StageTimes(captured_ns=captured_ns[0], answered_ns=time.time_ns()),
+            last_captured_ns=captured_ns[1],
             source_width_px=SOURCE[0],
             source_height_px=SOURCE[1],
             gate_reason=frame_pb2.GATE_REASON_IDLE if idle else frame_pb2.GATE_REASON_MOTION,

@@ -22,7 +22,7 @@ export class CameraPage {
     this.title = h("h1", {}, h("span.site", { text: `${site} / ` }), camera);
     this.counts = h("div.counts");
     this.draw = new Draw(app, this.view);
-    this.timeline = new Timeline(name, (moment) => this.#scrub(moment));
+    this.timeline = new Timeline(name, () => app.store.now, (moment) => this.#scrub(moment));
     this.badge = h("p.past", { hidden: true });
     this.view.frame.append(this.badge);
     this.element = h("section.page.one", {},
@@ -44,7 +44,7 @@ export class CameraPage {
   update(now) {
     this.view.update(now);
     this.facts.update();
-    this.timeline.update(this.app.store.now);
+    this.timeline.update();
     this.#count();
   }
 

@@ -8,12 +8,15 @@ const PIECES = 150;
 const REFRESH_MS = 5000;
 // Answers are fetched in windows of this length around the moment looked at.
 const WINDOW_MS = 10_000;
+// What is not over yet grows on, and what is over may still be answered late.
+const [GROWING_MS, KEPT_MS] = [1000, 60_000];
 const KINDS = ["cloud", "propagated", "edge", "degraded"];
 
 export class Timeline {
-  /** scrub({when, answer, trails, answers around it}) or scrub(null) for the live picture. */
-  constructor(name, scrub) {
+  /** now() is the cloud's time; scrub({when, answer, trails, answers around it}) or scrub(null) for the live picture. */
+  constructor(name, now, scrub) {
     this.name = name;
+    this.now = now;
     this.scrub = scrub;
     this.minutes = 5;
     this.windows = new Map();
@@ -51,14 +54,18 @@ export class Timeline {
     this.dark.addEventListener("change", this.repaint);
   }
 
-  update(now) {
-    if (!this.moment) this.to = now;
-    if (!this.refused && performance.now() - (this.asked || -1e9) > REFRESH_MS) this.#load(now);
+  update() {
+    this.#end();
+    if (!this.refused && performance.now() - (this.asked || -1e9) > REFRESH_MS) this.#load();
   }
 
-  async #load(now) {
+  /** Live, the strip ends now; while the past is looked at it stands still. */
+  #end() {
+    if (!this.moment) this.to = this.now();
+  }
+
+  async #load() {
     this.asked = performance.now();
-    if (!this.moment) this.to = now;
     const [from, to] = [this.to - this.minutes * 60_000, this.to];
     const query = new URLSearchParams({ camera: this.name, from: Math.round(from), to: Math.round(to), pieces: PIECES });
     const answer = await fetch(`/api/timeline?${query}`).catch(() => null);
@@ -67,7 +74,7 @@ export class Timeline {
     if (!answer?.ok) return text(this.note, "The stored answers cannot be read now.");
     const found = await answer.json();
     text(this.note, found.complete ? "" : "Only the first part of this time is counted: choose a shorter one.");
-    this.counted = { from, to, pieces: found.pieces };
+    this.counted = { from, to, pieces: found.pieces, complete: found.complete };
     text(this.ends[0], clock(from));
     text(this.ends[1], this.moment ? clock(to) : "now");
     this.#paint();
@@ -86,6 +93,7 @@ export class Timeline {
 
   #goLive() {
     this.moment = null;
+    this.#end();
     this.slider.value = this.slider.max;
     this.#say("Live", true);
     this.scrub(null);
@@ -110,14 +118,30 @@ export class Timeline {
     if (by) this.#step(by);
   }
 
-  /** To the answer before or after the one that is shown. */
+  /** To the answer before or after the one that is shown, past times of which nothing is stored. */
   async #step(by) {
-    const when = this.moment?.answer?.captured ?? this.moment?.when ?? this.to - 1;
-    const answers = await this.#around(when);
-    const next = by < 0
-      ? answers.findLast((one) => one.captured < when - 0.5)
-      : answers.find((one) => one.captured > when + 0.5);
-    if (next) this.#show(next.captured);
+    const { moment } = this;
+    const when = moment?.answer?.captured ?? moment?.when ?? this.to - 1;
+    const [oldest, newest] = [this.to - this.minutes * 60_000, this.now()];
+    for (let index = Math.floor(when / WINDOW_MS); ; index += by) {
+      const [from, to] = span(index);
+      if (to <= oldest || from > newest) return;
+      if (this.#empty(from, to)) continue;
+      const answers = await this.#window(index);
+      if (this.moment !== moment) return;
+      const next = by < 0
+        ? answers.findLast((one) => one.captured < when - 0.5)
+        : answers.find((one) => one.captured > when + 0.5);
+      if (next) return this.#show(next.captured);
+    }
+  }
+
+  /** Whether the strip says that nothing is stored of that time. */
+  #empty(from, to) {
+    const { counted } = this;
+    if (!counted?.complete || from < counted.from || to > counted.to) return false;
+    const piece = (when) => Math.floor((when - counted.from) / (counted.to - counted.from) * PIECES);
+    return counted.pieces.slice(piece(from), piece(to) + 1).every((one) => KINDS.every((kind) => !one[kind]));
   }
 
   async #show(when) {
@@ -133,24 +157,24 @@ export class Timeline {
     this.scrub(moment);
   }
 
-  /** Stored answers around a moment, oldest first, those of one camera's run after the other. */
+  /** Stored answers of a moment and of what came before it, oldest first. */
   async #around(when) {
-    const first = Math.floor(when / WINDOW_MS) - 1;
-    const windows = await Promise.all([first, first + 1].map((index) => this.#window(index)));
-    return windows.flat().sort((a, b) => a.captured - b.captured);
+    const index = Math.floor(when / WINDOW_MS);
+    const [before, within] = await Promise.all([this.#window(index - 1), this.#window(index)]);
+    return [...before.filter((one) => one.last_captured < span(index)[0]), ...within];
   }
 
+  /** Stored answers of frames in one window, oldest first; of a range that began before it too. */
   async #window(index) {
-    const [from, to] = [index * WINDOW_MS, (index + 1) * WINDOW_MS];
+    const [from, to] = span(index);
     const known = this.windows.get(index);
     if (known) return known;
     const query = new URLSearchParams({ camera: this.name, from, to });
     const asked = fetch(`/api/results?${query}`).then((answer) => (answer.ok ? answer.json() : { results: [] }))
-      .then(({ results }) => results.filter((one) => one.captured >= from && one.captured < to))
+      .then(({ results }) => results.sort((a, b) => a.captured - b.captured))
       .catch(() => []);
     this.windows.set(index, asked);
-    // What is not over yet grows on.
-    if (to > this.to - 5000) setTimeout(() => this.windows.delete(index), 1000);
+    setTimeout(() => this.windows.delete(index), to > this.to - 5000 ? GROWING_MS : KEPT_MS);
     if (this.windows.size > 60) this.windows.delete(this.windows.keys().next().value);
     return asked;
   }
@@ -205,6 +229,9 @@ export class Timeline {
     this.dark.removeEventListener("change", this.repaint);
   }
 }
+
+/** [from, to) of a window, in milliseconds. */
+const span = (index) => [index * WINDOW_MS, (index + 1) * WINDOW_MS];
 
 function trails(answers, answer, ms = 6000) {
   const found = new Map(answer.boxes.filter((box) => box[5]).map((box) => [box[5], []]));
