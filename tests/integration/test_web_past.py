@@ -44,6 +44,13 @@ LIVE_THEN_PREVIOUS = """() => {
 EXACT = re.compile(r"^\d[\d:]*( [AP]M)?$")
 
 
+async def settled(page: Page) -> None:
+    """Until the strip counts some seconds: the slider goes back from the end of what was counted last."""
+    await page.wait_for_function(
+        "() => window.eyeline.page.timeline.counted?.pieces.filter((it) => it.cloud).length >= 5"
+    )
+
+
 async def scrubbed(page: Page) -> int:
     """Back by some seconds, to a moment with its picture: the frame shown."""
     await page.get_by_role("slider").fill("985")
@@ -66,7 +73,7 @@ async def test_the_past_shows_what_was_answered(
     ):
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
+        await settled(page)
         await measured(page, "yard/gate")
         again = await scrubbed(page)
         now = scene.devices["gate"].sequence
@@ -92,17 +99,17 @@ async def test_a_slow_picture_of_the_past_never_lies_under_other_boxes(
     hub: LocalHub, js: Any, browser: Browser
 ) -> None:
     """Both change at once, however long that takes; of moments passed over meanwhile none is asked for."""
-    scene, asked, go = Scene(js, ["gate"]), [], asyncio.Event()
+    scene, asked, ready = Scene(js, ["gate"]), [], asyncio.Semaphore(0)
 
     async def slowly(route: Route) -> None:
         asked.append(route.request.url)
-        await go.wait()
+        await ready.acquire()
         await route.continue_()
 
     async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
         page, slider = seen.page, seen.page.get_by_role("slider")
         await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
+        await settled(page)
         await measured(page, "yard/gate")
         await page.route("**/api/picture?*", slowly)
         await page.evaluate(NOTE)
@@ -118,9 +125,11 @@ async def test_a_slow_picture_of_the_past_never_lies_under_other_boxes(
             )
         assert await page.evaluate(FRAMES) == [live, live]
         assert len(asked) == 1
-        go.set()
+        ready.release()
         await expect(page.locator(".past")).to_have_text(EXACT)
         await eventually(lambda: len(asked) == 2)
+        await page.wait_for_function(f"it => {FRAMES}.every((one) => one && one < it)", arg=live)
+        ready.release()
         await page.wait_for_function("() => !window.eyeline.page.following")
         last = await page.evaluate("window.eyeline.page.timeline.moment.answer.sequence")
         assert await page.evaluate(FRAMES) == [last, last]
@@ -129,12 +138,11 @@ async def test_a_slow_picture_of_the_past_never_lies_under_other_boxes(
         assert len({tuple(pair) for pair in noted}) >= 3
         assert all(picture == boxes or not boxes for picture, boxes in noted), noted
         # Live while one is looked for: it is not shown any more.
-        go.clear()
         await slider.fill("985")
         await eventually(lambda: len(asked) == 3)
         await page.get_by_role("button", name="Live", exact=True).click()
         await page.wait_for_function(f"it => {FRAMES}.every((one) => one > it)", arg=last)
-        go.set()
+        ready.release()
         await page.wait_for_function("() => !window.eyeline.page.following")
         picture, _ = await page.evaluate(FRAMES)
         assert picture > last
@@ -148,7 +156,7 @@ async def test_a_picture_of_another_moment_says_so(hub: LocalHub, js: Any, brows
     async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
         page, past = seen.page, seen.page.locator(".past")
         await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
+        await settled(page)
         await eventually(lambda: page.evaluate("document.querySelector('.picture').dataset.sequence"))
         await page.get_by_role("slider").fill("985")
         await expect(past).to_be_visible()
@@ -183,7 +191,7 @@ async def test_a_crop_lies_where_it_was_cut_out_in_the_past_too(
     async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
-        await eventually(lambda: scene.devices["gate"].sequence > 40, within_s=30)
+        await settled(page)
         await eventually(lambda: page.evaluate("document.querySelector('.picture').dataset.sequence"))
         bright = f"source => ({BRIGHT})(document.querySelector('.picture'), source)"
         again = await scrubbed(page)
