@@ -1,7 +1,7 @@
 // What is known of every camera and device, and what state that amounts to.
 
 const KEPT = 400;
-const STALE_MS = 2400;
+const STALE_MS = 2200;
 const RATE_MS = 10_000;
 
 /** A camera as the page knows it. */
