@@ -121,6 +121,7 @@ async def test_by_keys_alone(hub: LocalHub, js: Any, browser: Browser) -> None:
         await expect(tile(page, "yard/cam2").locator("a")).to_be_focused()
         await press("Enter")
         await expect(page.get_by_role("heading", level=1)).to_have_text("yard / cam2")
+        await expect(page.get_by_role("button", name="Draw mask")).to_be_enabled()
         await page.get_by_role("button", name="Draw mask").focus()
         await press("Enter")
         await expect(page.get_by_role("application")).to_be_focused()
@@ -153,6 +154,26 @@ async def test_by_keys_alone(hub: LocalHub, js: Any, browser: Browser) -> None:
         await page.get_by_role("link", name="Back to all cameras").focus()
         await press("Enter")
         await expect(page.locator(".tile")).to_have_count(3)
+        assert seen.problems == []
+
+
+async def test_nothing_is_drawn_before_the_device_has_reported(
+    hub: LocalHub, js: Any, browser: Browser
+) -> None:
+    """What is drawn there already is not known before."""
+    scene = Scene(js, ["gate"])
+    scene.reports = False
+    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+        page = seen.page
+        await page.goto(f"{url}#/camera/yard/gate")
+        await eventually(lambda: page.evaluate("document.querySelector('.boxes').dataset.sequence"))
+        tools, hint = page.locator(".tool"), page.locator(".toolbar .help")
+        assert await tools.count() == 3
+        assert await page.locator(".tool:disabled").count() == 3
+        await expect(hint).to_have_text("Its device has not reported yet.")
+        scene.reports = True
+        await expect(page.locator(".tool:disabled")).to_have_count(0)
+        await expect(hint).to_have_text("")
         assert seen.problems == []
 
 

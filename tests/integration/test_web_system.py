@@ -67,6 +67,8 @@ async def test_a_camera_from_its_first_picture_to_its_end(cloud: Cloud, tmp_path
             await draw(page, "zone", [(0.3, 0.25), (0.95, 0.25), (0.95, 0.8), (0.3, 0.8)])
             await draw(page, "line", [(0.6, 0.1), (0.6, 0.9)])
             await page.get_by_role("button", name="Save").click()
+            await expect(page.get_by_role("button", name="Save")).to_be_hidden()
+            await expect(page.locator(".toolbar .help")).to_have_text("")
             await expect(page.locator(".force")).to_have_text("In force on the device.", timeout=30_000)
             await expect(page.locator('[data-fact="masks"] dd')).to_have_text("1", timeout=10_000)
             # Nothing of it comes any more, while the rest does.

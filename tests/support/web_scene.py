@@ -26,6 +26,7 @@ class Scene:
 
     quiet: cameras that nothing comes from; idle: those with nothing new; filled: those of which every third
     frame is sent, the answers for the others filled in. origin: where pictures, sent as crops, were cut out.
+    reports: whether the device tells its status.
     """
 
     def __init__(self, js: Any, cameras: Sequence[str], *, fps: float = 5) -> None:
@@ -35,6 +36,7 @@ class Scene:
         self.idle: set[str] = set()
         self.filled: set[str] = set()
         self.origin = 0, 0
+        self.reports = True
         self.dropped: dict[str, int] = {}
 
     @contextlib.asynccontextmanager
@@ -55,7 +57,7 @@ class Scene:
             for name, device in self.devices.items():
                 if name not in self.quiet:
                     await self._frame(device, idle=name in self.idle)
-            if turn % 5 == 0:
+            if self.reports and turn % 5 == 0:
                 await self._js.publish(status_subject("yard", "box1"), self._status())
             turn += 1
             await asyncio.sleep(max(0.0, began + self._interval_s - time.monotonic()))

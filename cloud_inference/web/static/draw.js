@@ -9,6 +9,7 @@ const HELP = {
   zones: "Counts what comes in and what is inside.",
   lines: "Counts what crosses it, each way. The arrow points forwards.",
 };
+const UNKNOWN = "Its device has not reported yet.";
 const NEAR_PX = 12;
 
 export class Draw {
@@ -45,6 +46,10 @@ export class Draw {
   /** Take over what is stored, unless something is being changed here. */
   sync() {
     const { camera } = this.view;
+    // Before that it is not known what is drawn already.
+    for (const tool of this.tools) tool.disabled = !camera.device;
+    if (!camera.device) text(this.hint, UNKNOWN);
+    else if (this.hint.textContent === UNKNOWN) text(this.hint, "");
     if (!this.changed) {
       const stored = this.view.drawing || { masks: [], zones: [], lines: [] };
       const said = JSON.stringify([stored, camera.device?.revision, camera.device?.wanted_revision]);
@@ -195,7 +200,7 @@ export class Draw {
 
   async #save() {
     const { camera } = this.view;
-    if (!camera.device) return text(this.hint, "Its device has not reported yet.");
+    if (!camera.device) return text(this.hint, UNKNOWN);
     this.save.disabled = true;
     const answer = await fetch(`/api/drawing?${new URLSearchParams({ camera: camera.name })}`, {
       method: "PUT", headers: { "Content-Type": "application/json" },
