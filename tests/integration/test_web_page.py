@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,14 @@ from cloud_inference.hub import LocalHub
 from eyeline.v1 import device_pb2
 from eyeline_models import catalogue
 from tests.support.access import Issuer
-from tests.support.chromium import chromium, watched
+from tests.support.chromium import watched
 from tests.support.eventually import eventually
-from tests.support.on_stage import NO_DECODER, measured
+from tests.support.on_stage import NO_DECODER, measured, on_stage
 from tests.support.servers import cloud_client
 from tests.support.web import running_web
 from tests.support.web_scene import Scene, box
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 def tile(page: Page, camera: str) -> Any:
@@ -44,11 +37,7 @@ async def test_boxes_move_with_the_picture(
 ) -> None:
     """By both ways to a picture: what is drawn is the stored answer of the very frame shown, within 2 px."""
     scene = Scene(js, ["gate"])
-    async with (
-        running_web(hub, open_to_all=True) as url,
-        scene.playing(),
-        watched(browser, script=script) as seen,
-    ):
+    async with on_stage(hub, scene, browser, script=script) as (url, seen):
         await seen.page.goto(url)
         sequences = set()
         for _ in range(6):
@@ -76,7 +65,7 @@ async def test_stale_and_unchanged_look_different(hub: LocalHub, js: Any, browse
     """Each within 3 s, by a word and by looks; and back again."""
     scene = Scene(js, ["busy", "calm", "dead"])
     scene.dropped = {"spool_full": 12}
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page = seen.page
         await page.goto(url)
         for name in scene.devices:
@@ -106,7 +95,7 @@ async def test_stale_and_unchanged_look_different(hub: LocalHub, js: Any, browse
 async def test_by_keys_alone(hub: LocalHub, js: Any, browser: Browser) -> None:
     """From the top of the page to a camera, a drawn mask in the desired configuration, the past, and back."""
     scene = Scene(js, ["cam1", "cam2", "cam3"])
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page, press = seen.page, seen.page.keyboard.press
         await page.goto(url)
         await measured(page, "yard/cam3")
@@ -163,7 +152,7 @@ async def test_nothing_is_drawn_before_the_device_has_reported(
     """What is drawn there already is not known before."""
     scene = Scene(js, ["gate"])
     scene.reports = False
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
         await eventually(lambda: page.evaluate("document.querySelector('.boxes').dataset.sequence"))

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from cloud_inference.hub import LocalHub
-from tests.support.chromium import chromium, watched
 from tests.support.eventually import eventually
-from tests.support.on_stage import BRIGHT, FRAMES, NO_DECODER, measured
-from tests.support.web import running_web
+from tests.support.on_stage import BRIGHT, FRAMES, NO_DECODER, measured, on_stage
 from tests.support.web_scene import SOURCE, Scene, box
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 # Notes them from now on, as often as the screen is drawn.
@@ -66,11 +57,7 @@ async def test_the_past_shows_what_was_answered(
 ) -> None:
     """Scrubbed back, the stored box of that moment on its own picture, while live ones go on coming."""
     scene = Scene(js, ["gate"])
-    async with (
-        running_web(hub, open_to_all=True) as url,
-        scene.playing(),
-        watched(browser, script=script) as seen,
-    ):
+    async with on_stage(hub, scene, browser, script=script) as (url, seen):
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
         await settled(page)
@@ -106,7 +93,7 @@ async def test_a_slow_picture_of_the_past_never_lies_under_other_boxes(
         await ready.acquire()
         await route.continue_()
 
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page, slider = seen.page, seen.page.get_by_role("slider")
         await page.goto(f"{url}#/camera/yard/gate")
         await settled(page)
@@ -153,7 +140,7 @@ async def test_a_picture_of_another_moment_says_so(hub: LocalHub, js: Any, brows
     """An answer that was filled in lies over the picture before it, and the page says so."""
     scene = Scene(js, ["gate"])
     scene.filled.add("gate")
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page, past = seen.page, seen.page.locator(".past")
         await page.goto(f"{url}#/camera/yard/gate")
         await settled(page)
@@ -188,7 +175,7 @@ async def test_a_crop_lies_where_it_was_cut_out_in_the_past_too(
     """As live: by the format that its picture was sent with."""
     scene = Scene(js, ["gate"])
     scene.origin = 24, 40
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
         await settled(page)
@@ -205,7 +192,7 @@ async def test_steps_lead_over_times_without_answers(hub: LocalHub, js: Any, bro
     """From answer to answer, over a pause, and a long range is the answer of each moment in it."""
     scene = Scene(js, ["gate"])
     ranges = [await scene.idle_range("gate", 125, span) for span in ((110, 85), (50, 49), (28, 14))]
-    async with running_web(hub, open_to_all=True) as url, scene.playing(), watched(browser) as seen:
+    async with on_stage(hub, scene, browser) as (url, seen):
         page = seen.page
         await page.goto(f"{url}#/camera/yard/gate")
         await eventually(lambda: scene.devices["gate"].sequence > ranges[-1] + 5)

@@ -1,13 +1,18 @@
-"""What is on the page of a camera, read off its canvases."""
+"""A scene in a browser, and what is on the page of a camera, read off its canvases."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 
+from cloud_inference.hub import LocalHub
+from tests.support.chromium import Watched, watched
 from tests.support.eventually import eventually
-from tests.support.web_scene import SOURCE
+from tests.support.web import running_web
+from tests.support.web_scene import SOURCE, Scene
 
 # As a browser without WebCodecs, or a page that may not use it.
 NO_DECODER = "delete window.VideoDecoder"
@@ -50,6 +55,19 @@ MEASURE = """([camera, source]) => {
 
 # Which frames the canvases say they show: the picture's, and the boxes'.
 FRAMES = "['.picture', '.boxes'].map((it) => Number(document.querySelector(it).dataset.sequence || 0))"
+
+
+@contextlib.asynccontextmanager
+async def on_stage(
+    hub: LocalHub, scene: Scene, browser: Browser, *, script: str = ""
+) -> AsyncIterator[tuple[str, Watched]]:
+    """The scene plays, and a page that asks for no token is served: its address, and an empty page."""
+    async with (
+        running_web(hub, open_to_all=True) as url,
+        scene.playing(),
+        watched(browser, script=script) as seen,
+    ):
+        yield url, seen
 
 
 async def measured(page: Page, camera: str) -> dict[str, Any]:

@@ -46,10 +46,13 @@ export class Draw {
   /** Take over what is stored, unless something is being changed here. */
   sync() {
     const { camera } = this.view;
-    // Before that it is not known what is drawn already.
-    for (const tool of this.tools) tool.disabled = !camera.device;
-    if (!camera.device) text(this.hint, UNKNOWN);
-    else if (this.hint.textContent === UNKNOWN) text(this.hint, "");
+    const known = Boolean(camera.device);
+    if (known !== this.known) {
+      // Before its device has reported, it is not known what is drawn already.
+      this.known = known;
+      for (const tool of this.tools) tool.disabled = !known;
+      text(this.hint, known ? "" : UNKNOWN);
+    }
     if (!this.changed) {
       const stored = this.view.drawing || { masks: [], zones: [], lines: [] };
       const said = JSON.stringify([stored, camera.device?.revision, camera.device?.wanted_revision]);

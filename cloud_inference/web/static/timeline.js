@@ -64,9 +64,12 @@ export class Timeline {
     if (!this.moment) this.to = this.now();
   }
 
+  /** How much the strip shows, in milliseconds. */
+  get #length() { return this.minutes * 60_000; }
+
   async #load() {
     this.asked = performance.now();
-    const [from, to] = [this.to - this.minutes * 60_000, this.to];
+    const [from, to] = [this.to - this.#length, this.to];
     const query = new URLSearchParams({ camera: this.name, from: Math.round(from), to: Math.round(to), pieces: PIECES });
     const answer = await fetch(`/api/timeline?${query}`).catch(() => null);
     if (this.closed) return;
@@ -109,7 +112,7 @@ export class Timeline {
     const share = Number(this.slider.value) / 1000;
     if (share >= 1) return this.#goLive();
     if (!this.moment) this.to = this.counted?.to || this.to;
-    this.#show(this.to - (1 - share) * this.minutes * 60_000);
+    this.#show(this.to - (1 - share) * this.#length);
   }
 
   #key(event) {
@@ -122,7 +125,7 @@ export class Timeline {
   async #step(by) {
     const { moment } = this;
     const when = moment?.answer?.captured ?? moment?.when ?? this.to - 1;
-    const [oldest, newest] = [this.to - this.minutes * 60_000, this.now()];
+    const [oldest, newest] = [this.to - this.#length, this.now()];
     for (let index = Math.floor(when / WINDOW_MS); ; index += by) {
       const [from, to] = span(index);
       if (to <= oldest || from > newest) return;
@@ -147,7 +150,7 @@ export class Timeline {
   async #show(when) {
     const moment = { when };
     this.moment = moment;
-    this.slider.value = Math.round(1000 * (1 - (this.to - when) / (this.minutes * 60_000)));
+    this.slider.value = Math.round(1000 * (1 - (this.to - when) / this.#length));
     this.#say(`${clock(when)}, ${duration(this.to - when)} ago`, false);
     const answers = await this.#around(when);
     if (this.moment !== moment) return;
