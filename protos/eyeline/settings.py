@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -150,6 +150,15 @@ def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
     data[keys[-1]] = value
 
 
+_WANTED: Final = {
+    "string_type": "text: put it in quotes",
+    "tuple_type": "a list: each entry begins with a dash",
+    "list_type": "a list: each entry begins with a dash",
+    "model_type": "a section: its keys are indented below it",
+    "dict_type": "a section: its keys are indented below it",
+}
+
+
 def _explain(cls: type[BaseModel], problem: ValidationError) -> Iterator[str]:
     entries = problem.errors(include_url=False, include_input=False)
     for entry in entries:
@@ -161,8 +170,10 @@ def _explain(cls: type[BaseModel], problem: ValidationError) -> Iterator[str]:
             continue  # pydantic counts only the good ones; what is wrong with the others is told anyway
         if entry["type"] == "missing":
             yield f"{place} is missing"
-        elif entry["type"] == "string_type":
-            yield f"{place} must be text: put it in quotes"
+        elif entry["type"] == "too_short":
+            yield f"{place} must have {entry['ctx']['min_length']} or more"
+        elif entry["type"] in _WANTED:
+            yield f"{place or 'settings'} must be {_WANTED[entry['type']]}"
         elif entry["type"] == "extra_forbidden":
             known = sorted(_keys_at(cls, entry["loc"][:-1]))
             close = difflib.get_close_matches(str(entry["loc"][-1]), known, 1, 0.5)

@@ -53,7 +53,9 @@ def test_other_variables_are_yaml(tmp_path: Path) -> None:
         ("hub: {pasword: x}\n", "unknown key 'hub.pasword'; did you mean 'password'?"),
         ("tenat: x\n", "unknown key 'tenat'; did you mean 'tenant'?"),
         ("cameras: [{name: a}]\n", "cameras.0.source is missing"),
-        ("cameras: []\n", "cameras: Tuple should have at least 1 item after validation, not 0"),
+        ("cameras: []\n", "cameras must have 1 or more"),
+        ("cameras: {a: {source: x}}\n", "cameras must be a list: each entry begins with a dash"),
+        ("encode: fast\n", "encode must be a section: its keys are indented below it"),
     ],
 )
 def test_mistakes(tmp_path: Path, text: str, expected: str) -> None:
