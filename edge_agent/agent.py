@@ -343,7 +343,7 @@ class Agent:
         return all(camera.sink.drained for camera in self._cameras.values())
 
     async def _shut_down(self, delivery: Delivery, tasks: list[asyncio.Task[None]]) -> None:
-        """Everything captured gets into the spool; bounded in time."""
+        """Everything captured gets into the spool, and on to the hub; bounded in time."""
         cameras = self._cameras.values()
         if cameras:
             await asyncio.gather(*(asyncio.to_thread(camera.capture.stop) for camera in cameras))
@@ -359,10 +359,7 @@ class Agent:
             for camera in cameras:
                 if camera.sink.last is not None:
                     await delivery.keeper.flush_missed(camera.sink.last)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_FORWARD_S if delivery.hub.session is not None else 0):
-                    while not delivery.idle:  # noqa: ASYNC110  # acknowledged by the hub, one after the other
-                        await asyncio.sleep(0.02)
+            await delivery.finish(_LAST_FORWARD_S)
             await self._send_status(delivery)
         for task in tasks:
             task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -227,6 +228,16 @@ class Delivery:
     def idle(self) -> bool:
         """Whether everything kept is at the hub."""
         return self.spool.messages == 0
+
+    async def finish(self, within_s: float) -> None:
+        """Nothing more is captured: hand what is kept over to the hub, if it is there; for so long at most."""
+        if self.hub.session is None or self.forwarder is None:
+            return
+        self.forwarder.spare_nothing()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not self.idle:  # noqa: ASYNC110  # acknowledged by the hub, one after the other
+                    await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """Stop forwarding, then the spool; what is not at the hub stays in it."""

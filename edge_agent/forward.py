@@ -120,6 +120,8 @@ class Forwarder:
         self._live_clear = asyncio.Event()
         self._live_clear.set()
         self._backlog_turn = asyncio.Lock()
+        # Set when no live picture follows any more.
+        self._last_words = asyncio.Event()
         self._batch_bytes = 64 << 10
         self._round_trip_s = 1.0
         # Joined messages stay below the hub's max_payload.
@@ -169,6 +171,10 @@ class Forwarder:
     def idle(self) -> bool:
         """Whether the hub has everything."""
         return self._spool.messages == 0
+
+    def spare_nothing(self) -> None:
+        """Nothing more is captured: what is kept goes as fast as hub and byte budget take it."""
+        self._last_words.set()
 
     def sent(self, camera: str) -> tuple[int, int]:
         """Messages and bytes that the hub took from this camera, since start."""
@@ -272,7 +278,8 @@ class Forwarder:
                 await self._wait_for_work()
                 continue
             room = self._allowances.room(camera, late=True)
-            if self.goes_first(camera) or room < _LEAST_ROOM_BYTES:
+            waits = self.goes_first(camera) and not self._last_words.is_set()
+            if waits or room < _LEAST_ROOM_BYTES:
                 await asyncio.sleep(_POLL_S)
                 continue
             pixels = 0
@@ -286,7 +293,9 @@ class Forwarder:
                 elif segment is not None and segment.pending:
                     pixels = await self._send_next(camera, state, segment)
             # The cloud answers in the order of arrival: so the live picture waits for little of this.
-            await asyncio.sleep(pixels / self._pressure(camera).backlog_fps())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pixels / self._pressure(camera).backlog_fps()):
+                    await self._last_words.wait()
 
     def _due_reports(self, camera: str, state: _Camera) -> list[tuple[int, pb.FrameEnvelope]]:
         """Reports of lost frames, but none before frames of the same run that came earlier."""
@@ -314,7 +323,7 @@ class Forwarder:
         """Send the next messages of a segment as one; the number of pictures that the hub took."""
         segment.busy = True
         most = _MOST_MESSAGES
-        if segment.lane == pb.LANE_BACKLOG:
+        if segment.lane == pb.LANE_BACKLOG and not self._last_words.is_set():
             rate = self._pressure(camera).backlog_fps()
             most = min(most, max(_FEWEST_MESSAGES, int(rate * _BACKLOG_STEP_S)))
         try:

@@ -266,6 +266,25 @@ async def test_restart_with_a_backlog(hub: LocalHub, cloud: Client, tmp_path: Pa
     check_chains(old)
 
 
+async def test_what_is_kept_is_handed_over_at_the_end(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
+    """A backlog spares the live picture; where none follows any more, it goes at once."""
+    await hub.stop()
+    async with delivering(settings(hub, tmp_path / "edge")) as (delivery, epoch):
+        camera = Camera("gate", epoch)
+        for step in range(80):
+            await delivery.publish(camera.frame(keyframe=step % 20 == 0))
+        await eventually(lambda: all_late(delivery))
+        delivery.pressure("gate").heard_backlog(1.0)
+        await hub.start()
+        await eventually(lambda: delivery.forwarder is not None and delivery.forwarder.sent("gate")[0])
+        assert delivery.spool.messages > 60
+        await delivery.finish(within_s=2)
+        assert delivery.idle
+        found = await stored_envelopes(cloud)
+    assert frames_of(found, pb.LANE_BACKLOG) == list(range(1, 81))
+    check_chains(found)
+
+
 async def test_message_under_way_when_the_link_is_cut(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
     """Its chain is ended during the outage all the same, and it arrives once."""
     chosen = settings(hub, tmp_path / "edge", late_after_s=0.3)
