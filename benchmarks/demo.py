@@ -349,13 +349,19 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     longest = max(played.captured.values(), default=0)
     truth = list(reference.on_raw_frames(clip, longest, card))
     bands = score.Bands.of(card)
-    counts, looked_at = [], []
+    counts, looked_at, held = [], [], []
     for name, count in played.captured.items():
+        standing = Detections.empty()
         for sequence in range(1, count + 1):
-            counts.append(score.compare(truth[sequence - 1], _answer(tallies[name], sequence), bands))
+            frame = truth[sequence - 1]
+            counts.append(score.compare(frame, _answer(tallies[name], sequence), bands))
             result = tallies[name].by_frame.get(sequence)
-            if result is not None and result.provenance is Provenance.CLOUD:
+            provenance_of = result.provenance if result is not None else Provenance.DEGRADED
+            if provenance_of is Provenance.CLOUD:
                 looked_at.append(counts[-1])
+                standing = frame
+            nothing = provenance_of is Provenance.DEGRADED
+            held.append(score.compare(frame, Detections.empty() if nothing else standing, bands))
     accuracy = score.score(counts)
     jpeg = reference.jpeg_bytes_per_frame(clip)
     return {
@@ -381,6 +387,8 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "f1_vs_reference": round(accuracy.f1, 4),
         # Of the frames that the cloud model looked at: what coding costs, however many there were.
         "f1_cloud_frames": round(score.score(looked_at).f1, 4) if looked_at else None,
+        # What the model's own answers on raw frames would give, each held until it looked again.
+        "f1_held": round(score.score(held).f1, 4),
         "f1_interval_95": [round(accuracy.f1_low, 4), round(accuracy.f1_high, 4)],
         "response_delay_ms": {
             f"p{share}": round(float(np.percentile(delays, share)), 1) if delays else None

@@ -230,7 +230,7 @@ class Delivery:
         return self.spool.messages == 0
 
     async def finish(self, within_s: float) -> None:
-        """Nothing more is captured: hand what is kept over to the hub, if it is there; for so long at most."""
+        """Nothing more is captured: bring what is kept to the hub, if it is there, for so long at most."""
         if self.hub.session is None or self.forwarder is None:
             return
         self.forwarder.spare_nothing()

@@ -42,7 +42,8 @@ class Frame:
     captured, on the device's two clocks. picture: the decoded frame, in the decoder's own pixel format.
     opened: true for the first frame after the source was (re)opened. gate_picture: of a camera with a
     substream, the substream's latest picture: the same scene, smaller; None when there is none that is fresh.
-    own: the camera's own coded picture, or in one line why it cannot be passed on.
+    own: the camera's own coded picture, or in one line why it cannot be passed on. behind: frames of a live
+    source that wait for the pipeline behind this one, so that it leaves out what it can before any are lost.
     """
 
     sequence: int
@@ -52,6 +53,7 @@ class Frame:
     opened: bool = False
     gate_picture: CapturedPicture | None = None
     own: OwnPicture | str = NO_OWN_PICTURE
+    behind: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

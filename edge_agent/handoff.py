@@ -86,7 +86,8 @@ class Handoff:
                 return dropped
             frame = self._frames.popleft()
             self._changed.notify_all()
-            return frame
+            behind = len(self._frames) if self._lossy else 0
+            return replace(frame, behind=behind) if behind else frame
 
     def close(self) -> None:
         """No more frames will come: waiting writers and readers return; what is queued can still be read."""

@@ -268,7 +268,7 @@ class CameraPipeline:
                 kind = _RANGE_KINDS[decision.action]
                 self._builder.add_range(kind, gate.reason, (frame.sequence, moment))
             self._outcomes.add("idle" if decision.action is Action.IDLE else "skipped")
-        if self._sampler is not None and not overloaded:
+        if self._sampler is not None and not overloaded and not frame.behind:
             self._sample(self._sampler, frame, gate)
 
     def _sample(self, sampler: Sampler, frame: Frame, gate: GateDecision) -> None:
@@ -303,7 +303,7 @@ class CameraPipeline:
         """What the edge model saw, if it looked, and what comes of it for a frame that is to be sent."""
         now_ns, blocked = frame.monotonic_ns, bool(self.redaction_problem)
         # Of the camera's own pictures none can be left out: the next one depends on it.
-        free = decision.look and not decision.rung.is_own
+        free = decision.look and not decision.rung.is_own and frame.behind < 2
         wanted = decision.action is Action.SEND and free and self._opinion.wants(now_ns)
         if not wanted and (blocked or not self._local.wants(now_ns, away=away, gate_open=gate.open)):
             return None, Verdict.PIXELS

@@ -33,7 +33,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("cameras", "seconds", "more"),
-    [(1, 10, ["--no-calibration"]), (4, 15, ["--no-calibration"]), (4, 15, [])],
+    [(1, 10, ["--no-calibration"]), (4, 15, ["--no-calibration"]), (4, 25, [])],
 )
 def test_every_captured_frame_is_answered_once(
     tmp_path: Path, cameras: int, seconds: int, more: list[str]
@@ -46,9 +46,15 @@ def test_every_captured_frame_is_answered_once(
     assert sum(summary["results_by_provenance"].values()) == summary["results"]
     assert 0 < summary["bytes_per_frame"] < summary["jpeg_bytes_per_frame"] / 20
     assert summary["f1_cloud_frames"] > 0.85, summary
-    # Four cameras are more than a busy machine takes: then less is sent, and more is filled in.
-    kept_up = summary["frames_sent"] > 2 * cameras * seconds
-    assert summary["f1_vs_reference"] > (0.85 if kept_up or cameras == 1 else 0.4), summary
+    # Four cameras are more than a busy machine takes: then less is sent, more is filled in, and some frames
+    # are given up, and say so. Even then it is worth as much as perfect answers that stood in between.
+    assert set(summary["degraded_by_reason"]) <= {"overload", "no_reference"}, summary
+    given_up = summary["results_by_provenance"].get("DEGRADED", 0)
+    kept_up = summary["frames_sent"] > 2 * cameras * seconds and given_up < summary["results"] / 100
+    assert summary["f1_vs_reference"] > 0.95 * summary["f1_held"], summary
+    if kept_up or cameras == 1:
+        assert summary["f1_vs_reference"] > 0.85, summary
+        assert summary["f1_vs_reference"] > summary["f1_held"], "filling in is worth more than holding"
     assert 0 < summary["response_delay_ms"]["p50"] <= summary["response_delay_ms"]["p99"]
     triton = summary["triton"]
     if more:

@@ -22,6 +22,7 @@ from edge_agent.handoff import CaptureTime, Dropped
 from edge_agent.opinion import Look
 from edge_agent.pipeline import CameraPipeline
 from edge_agent.plan import LinkState
+from edge_agent.sample import Sampler, SampleSpec
 from eyeline.envelope import encode_envelope, item_range, last_sequence
 from eyeline.errors import EncodeFailed
 from eyeline.ladder import Rung
@@ -48,9 +49,9 @@ class FakeSource:
     def time(self, sequence: int) -> tuple[int, int]:
         return 10**9 + sequence * STEP_NS, 10**18 + sequence * STEP_NS
 
-    def present(self, shown: av.VideoFrame, *, opened: bool = False) -> None:
+    def present(self, shown: av.VideoFrame, *, opened: bool = False, behind: int = 0) -> None:
         self.sequence += 1
-        self.items.append(Frame(self.sequence, *self.time(self.sequence), shown, opened))
+        self.items.append(Frame(self.sequence, *self.time(self.sequence), shown, opened, behind=behind))
 
     def drop(self, frames: int) -> None:
         first, last = self.sequence + 1, self.sequence + frames
@@ -112,7 +113,7 @@ class FakeDetector:
 class Rig:
     """A pipeline between fakes."""
 
-    def __init__(self, *, real_encoder: bool = False, **sections: Any) -> None:
+    def __init__(self, *, real_encoder: bool = False, sampler: Any = None, **sections: Any) -> None:
         values = {
             "device": "box1",
             "cameras": [{"name": "gate", "source": "pattern:64x48@10"}],
@@ -132,15 +133,16 @@ class Rig:
             self.source,
             self.sink,
             detector=self.detector,
+            sampler=sampler,
             link=lambda: self.link,
             clock=lambda: pb.ClockEstimate(offset_ns=3, uncertainty_ns=4),
             now=lambda: Moment(*self.source.time(self.source.sequence)),
             encoders=open_encoder if real_encoder else encoders,
         )
 
-    def show(self, *pictures: av.VideoFrame) -> None:
+    def show(self, *pictures: av.VideoFrame, behind: int = 0) -> None:
         for shown in pictures:
-            self.source.present(shown)
+            self.source.present(shown, behind=behind)
             self.pipeline.step(0)
 
     def finish(self) -> list[pb.FrameItem]:
@@ -295,7 +297,8 @@ def test_picture_that_fits_no_envelope() -> None:
     assert words(rig.finish()) == "K P frame_too_large1 K P"
 
 
-def test_detector_looks_at_its_rate_and_its_failure_costs_no_pixels() -> None:
+def test_detector_looks_at_its_rate_and_its_failure_costs_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.Random.random", lambda _: 0.5)  # no audits
     rig = Rig(detect={"max_fps": 2})
     rig.show(*[MOVING[n % 2] for n in range(20)])
     looked = list(rig.detector.looked)
@@ -309,6 +312,18 @@ def test_detector_looks_at_its_rate_and_its_failure_costs_no_pixels() -> None:
     with_answer = [i.access_unit.sequence for i in items if i.access_unit.HasField("edge")]
     assert with_answer == looked[::2], "twice a second is no more to compare than once"
     assert words(items) == "K" + " P" * 49
+
+
+def test_sample_and_edge_model_wait_while_frames_do() -> None:
+    samples: list[Any] = []
+    sampler = Sampler("gate", SampleSpec(Rung("h264", 64, 30, 80, 10.0, "low"), 2.0), samples.append)
+    rig = Rig(sampler=sampler, detect={"max_fps": 10})
+    rig.pipeline.ask_sample()
+    rig.show(*MOVING * 5, behind=2)
+    assert (sampler.taken, rig.detector.looked) == (0, [])
+    rig.show(*MOVING * 15)
+    assert (len(samples), bool(rig.detector.looked)) == (1, True)
+    assert words(rig.finish()) == "K" + " P" * 39
 
 
 def test_gate_that_fails_lets_frames_through(monkeypatch: pytest.MonkeyPatch) -> None:
