@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
 import signal
@@ -289,13 +290,30 @@ class TritonServer:
     def _sweep_folders(self) -> None:
         """Remove the empty folder that the Python backend makes and leaves behind when it is killed.
 
-        Nothing in its name says whose it is; it is only used for packed environments, which we have none of.
+        It is only used for packed environments, which we have none of.
         """
-        for left in Path("/tmp").glob("python_env_*"):  # noqa: S108  # the backend knows no other place
+        # The backend knows no other place.
+        for left in _orphans(Path("/tmp").glob("python_env_*"), self._began_s - 0.1):  # noqa: S108
             with contextlib.suppress(OSError):
-                made = left.stat()
-                if made.st_uid == os.getuid() and made.st_mtime >= self._began_s - 0.1:
-                    left.rmdir()
+                left.rmdir()
+
+
+def _orphans(folders: Iterable[Path], since_s: float) -> list[Path]:
+    """Of the Python backend's folders, ours since then that belong to no Triton which is alive.
+
+    Nothing in a name says whose it is, and a Triton aborts at its end when its folder is gone: what one that
+    is alive may have made, stays.
+    """
+    made: dict[Path, float] = {}
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            found = folder.stat()
+            if found.st_uid == os.getuid() and found.st_mtime >= since_s:
+                made[folder] = found.st_mtime
+    alive = [it for it in psutil.process_iter(["name", "create_time"]) if it.info["name"] == "tritonserver"]
+    began = min((it.info["create_time"] for it in alive), default=math.inf)
+    # When a process began is known to some hundredths of a second.
+    return [folder for folder, when in made.items() if when < began - 1]
 
 
 def environment(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -219,6 +219,17 @@ async def test_a_python_backend_that_dies_ends_the_server_and_a_supervisor_bring
             assert (await model.infer(images(1, tiny))).count.tolist() == [1]
 
 
+async def test_a_server_that_is_killed_takes_nothing_of_another_along(tiny: Served, tmp_path: Path) -> None:
+    """A Triton aborts at its end when the folder of its Python backend is gone."""
+    killed, other = (TritonServer([tiny], work_dir=tmp_path / name) for name in ("killed", "other"))
+    await killed.start()
+    await other.start()
+    ended = asyncio.create_task(other.wait())
+    await killed.stop(grace_s=0)
+    await other.stop()
+    assert await ended == 0
+
+
 async def test_a_request_that_takes_too_long_is_retryable(server: TritonServer, tiny: Served) -> None:
     async with TritonModel(server.url, tiny, timeout_s=0.001) as model:
         with pytest.raises(TritonUnavailable, match=r"did not answer within 0\.001 s"):
