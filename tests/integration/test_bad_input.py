@@ -703,7 +703,12 @@ def left_by(out: Path, demo: Program, descendants: dict[int, psutil.Process]) ->
 
 def backend_folders() -> set[Path]:
     """What Triton's Python backend leaves when it is killed; another Triton here has one of its own."""
-    return {path for path in Path("/tmp").glob("python_env_*") if path.stat().st_uid == os.getuid()}
+    found = set()
+    for path in Path("/tmp").glob("python_env_*"):
+        with contextlib.suppress(FileNotFoundError):  # that other's, just now
+            if path.stat().st_uid == os.getuid():
+                found.add(path)
+    return found
 
 
 def others(ours: Collection[int] = ()) -> bool:
