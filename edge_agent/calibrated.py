@@ -231,7 +231,7 @@ class Calibrated:
     def line(self, now_s: float) -> str:
         """What happens, in one line."""
         if self._taking:
-            return "a sample is being taken, as soon as something moves"
+            return "a sample is being taken, while something moves and the device keeps up"
         if self.unsent:
             done = f", {self._notes.sent} of {self._notes.parts} parts" if self._notes.parts else ""
             return f"the sample is being sent{done}"
