@@ -349,19 +349,20 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     longest = max(played.captured.values(), default=0)
     truth = list(reference.on_raw_frames(clip, longest, card))
     bands = score.Bands.of(card)
-    counts, looked_at, held = [], [], []
+    counts, looked_at, answered, held = [], [], [], []
     for name, count in played.captured.items():
         standing = Detections.empty()
-        for sequence in range(1, count + 1):
-            frame = truth[sequence - 1]
-            counts.append(score.compare(frame, _answer(tallies[name], sequence), bands))
+        for sequence, frame in enumerate(truth[:count], 1):
             result = tallies[name].by_frame.get(sequence)
-            provenance_of = result.provenance if result is not None else Provenance.DEGRADED
-            if provenance_of is Provenance.CLOUD:
+            found = result.detections if result is not None else Detections.empty()
+            counts.append(score.compare(frame, found, bands))
+            if result is None or result.provenance is Provenance.DEGRADED:
+                continue
+            if result.provenance is Provenance.CLOUD:
                 looked_at.append(counts[-1])
                 standing = frame
-            nothing = provenance_of is Provenance.DEGRADED
-            held.append(score.compare(frame, Detections.empty() if nothing else standing, bands))
+            answered.append(counts[-1])
+            held.append(score.compare(frame, standing, bands))
     accuracy = score.score(counts)
     jpeg = reference.jpeg_bytes_per_frame(clip)
     return {
@@ -386,9 +387,11 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
         "jpeg_bytes_per_frame": round(jpeg, 1),
         "f1_vs_reference": round(accuracy.f1, 4),
         # Of the frames that the cloud model looked at: what coding costs, however many there were.
-        "f1_cloud_frames": round(score.score(looked_at).f1, 4) if looked_at else None,
-        # What the model's own answers on raw frames would give, each held until it looked again.
-        "f1_held": round(score.score(held).f1, 4),
+        "f1_cloud_frames": _f1(looked_at),
+        # Of all but those that were given up, and said so; and what the model's own answers on raw frames
+        # would give there, each held until it looked again.
+        "f1_answered": _f1(answered),
+        "f1_held": _f1(held),
         "f1_interval_95": [round(accuracy.f1_low, 4), round(accuracy.f1_high, 4)],
         "response_delay_ms": {
             f"p{share}": round(float(np.percentile(delays, share)), 1) if delays else None
@@ -401,9 +404,8 @@ def _summarize(clip: reference.Clip, played: Played, tallies: dict[str, Tally], 
     }
 
 
-def _answer(tally: Tally, sequence: int) -> Detections:
-    result = tally.by_frame.get(sequence)
-    return result.detections if result is not None else Detections.empty()
+def _f1(counts: list[score.Counts]) -> float | None:
+    return round(score.score(counts).f1, 4) if counts else None
 
 
 def _annotated(clip: reference.Clip, path: Path, tally: Tally) -> None:

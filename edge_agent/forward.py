@@ -167,11 +167,6 @@ class Forwarder:
             asyncio.create_task(self._forward_backlog(camera, state)),
         ]
 
-    @property
-    def idle(self) -> bool:
-        """Whether the hub has everything."""
-        return self._spool.messages == 0
-
     def spare_nothing(self) -> None:
         """Nothing more is captured: what is kept goes as fast as hub and byte budget take it."""
         self._last_words.set()

@@ -302,7 +302,7 @@ class CameraPipeline:
     ) -> tuple[Look | None, Verdict]:
         """What the edge model saw, if it looked, and what comes of it for a frame that is to be sent."""
         now_ns, blocked = frame.monotonic_ns, bool(self.redaction_problem)
-        # Of the camera's own pictures none can be left out: the next one depends on it.
+        # The camera's own pictures depend on each other; one frame that waits is no falling behind yet.
         free = decision.look and not decision.rung.is_own and frame.behind < 2
         wanted = decision.action is Action.SEND and free and self._opinion.wants(now_ns)
         if not wanted and (blocked or not self._local.wants(now_ns, away=away, gate_open=gate.open)):

@@ -711,7 +711,7 @@ def backend_folders() -> set[Path]:
     return found
 
 
-def others(ours: Collection[int] = ()) -> bool:
+def others(ours: Collection[int]) -> bool:
     """Whether there is a tritonserver that is not ours: what is left may be its."""
     alive = psutil.process_iter(["name"])
     return any(it.info["name"] == "tritonserver" and it.pid not in ours for it in alive)
@@ -755,7 +755,7 @@ def stop_demo(tmp_path: Path, moment: str, number: int, status: int, *, twice: b
         assert demo.said.endswith("demo: stopped\n") or moment == "loading"
         wait_for(lambda: not left_by(out, demo, descendants), 10, "nothing is left")
     assert not (out / "state").exists()
-    assert beside or others() or not backend_folders() - before
+    assert beside or others(descendants) or not backend_folders() - before
 
 
 @pytest.mark.timeout(60)
