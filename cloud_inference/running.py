@@ -26,8 +26,8 @@ def run(main_coroutine: Coroutine[Any, Any, None]) -> None:
         assert task is not None  # noqa: S101  # we are in it
 
         def insist() -> None:
-            # A cancellation gets lost where a task group ends with an error of its own at that moment, or a
-            # connection with its server; and a group passes on only the first: so each task is told.
+            # A cancellation gets lost where a task group ends with an error of its own at that moment, or in
+            # a library that drops it; and a group passes on only the first: so each task is told.
             for one in asyncio.all_tasks(loop):
                 one.cancel()
             loop.call_later(_AGAIN_S, insist)

@@ -173,5 +173,6 @@ class Link:
                 self.lost_at = time.monotonic()
                 session.closed.set()
                 with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-                    await asyncio.wait_for(client.close(), 1)
+                    async with asyncio.timeout(1):
+                        await client.close()
             await asyncio.sleep(delay * random.random() / 2)

@@ -16,6 +16,7 @@ from edge_agent.config import SpoolSettings
 from edge_agent.errors import SpoolError
 from edge_agent.link import Refused, Session
 from edge_agent.segments import Entry, entry_from_headers
+from eyeline.bus import heeding_cancellation
 from eyeline.errors import BusError
 from eyeline.subjects import SPOOL, spool_subject
 
@@ -79,7 +80,7 @@ async def scan(session: Session, state: dict[str, Any]) -> list[tuple[bool, str,
             ask = f'{{"batch":{_SCAN_BATCH},"no_wait":true}}'.encode()
             await session.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{SPOOL}.{name}", ask, reply=inbox)
             for _ in range(_SCAN_BATCH):
-                message = await subscription.next_msg(timeout=5)
+                message = await heeding_cancellation(subscription.next_msg(timeout=5))
                 headers = message.headers or {}
                 if "Status" in headers:
                     if headers["Status"] == "404":

@@ -376,7 +376,8 @@ class Updates:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            out, err = await asyncio.wait_for(process.communicate(), _PREFLIGHT_S)
+            async with asyncio.timeout(_PREFLIGHT_S):
+                out, err = await process.communicate()
         except TimeoutError:
             raise BadRelease(f"the new agent cannot be tried: no answer in {_PREFLIGHT_S:g} s") from None
         finally:

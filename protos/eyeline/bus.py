@@ -9,12 +9,13 @@ import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_FLUSH_TIMEOUT, Client
+from nats.aio.msg import Msg
 from nats.aio.transport import WebSocketTransport
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, ObjectStoreConfig, StreamConfig
@@ -29,16 +30,32 @@ _FIRST_WAIT_S = 0.2
 # Whoever restarts the hub expects everybody back within seconds.
 _LONGEST_WAIT_S = 1.0
 
+T = TypeVar("T")
+
 
 class _Client(Client):
-    """Talks to the servers it was given, and to no others.
+    """Talks to the servers it was given, and to no others; and whoever waits for it can be cancelled."""
 
-    A server also tells the addresses that it and its neighbours have among themselves: in front of a gateway
-    or a NAT they lead nowhere, or to somebody else, and the library would talk to those of a WebSocket
-    without TLS.
-    """
+    async def connect(self, *args: Any, **options: Any) -> None:
+        await heeding_cancellation(super().connect(*args, **options))
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        return await heeding_cancellation(super().request(subject, payload, timeout, old_style, headers))
+
+    async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
+        await heeding_cancellation(super().flush(timeout))
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # A server also tells the addresses that it and its neighbours have among themselves: in front of a
+        # gateway or a NAT they lead nowhere, or to somebody else, and the library would talk to those of a
+        # WebSocket without TLS.
         known = {key: value for key, value in info.items() if key != "connect_urls"}
         await super()._process_info(known, initial_connection)
 
@@ -50,6 +67,22 @@ class _Client(Client):
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(1):
                     await transport.wait_closed()  # type: ignore[no-untyped-call]
+
+
+async def heeding_cancellation(waited: Awaitable[T]) -> T:
+    """Wait for what waits by `asyncio.wait_for`, and be cancelled even as the answer comes.
+
+    Of a cancellation in the same turn of the loop as the answer, `wait_for` of Python 3.11 makes nothing and
+    returns the answer (python/cpython#86296, mended in 3.12): whoever goes on in a loop then never ends.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # we are in one
+    before = task.cancelling()
+    try:
+        return await waited
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 async def connect(
