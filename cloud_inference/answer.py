@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cloud_inference.consume import MAX_FILLED, Kind, Source, Work, part_way
+from cloud_inference.infer import DEADLINE
 from cloud_inference.propagate import extrapolate, interpolate
 from cloud_inference.track import Tracker, Tracks
 from eyeline.capture_time import on_hub
@@ -208,7 +209,10 @@ class Answers:
             return None
         if isinstance(outcome, str):
             self._stand(lane, _Standing(work.last, Detections.empty(), self._model, outcome))
-            return [self._degraded(work, outcome)]
+            given_up = self._degraded(work, outcome)
+            # As it was when it was given up: the hub's time is an estimate, and may be an earlier one by now.
+            given_up.late = given_up.late or outcome == DEADLINE
+            return [given_up]
         tracked = self._track(lane, head, outcome)
         model = outcome.model or self._model
         self._stand(lane, _Standing(work.last, tracked, model))

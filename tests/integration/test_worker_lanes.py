@@ -122,19 +122,22 @@ async def test_a_deadline_gives_a_frame_up_and_frees_its_place(hub: LocalHub) ->
     device, model = Device(), SquareModel()
     model.gate.clear()
     async with tenant_bus(hub) as bus, worker(bus, model):
+        # From when its camera is taken on, there is time enough to ask the model.
+        await publish(bus.js, [device.envelope([device.range(1, frame_pb2.RANGE_KIND_IDLE)])])
+        await answered(bus, device, 1)
         envelopes = device.frames(20)
         for envelope in envelopes:
-            envelope.deadline_ns = 400_000_000
+            envelope.deadline_ns = 1_000_000_000
         await publish(bus.js, envelopes)
-        results = await answered(bus, device, 20)
-        assert {(it.provenance, it.reason, it.late) for it in results} == {(DEGRADED, "deadline", True)}
+        results = await answered(bus, device, 21)
+        assert {(it.provenance, it.reason, it.late) for it in results[1:]} == {(DEGRADED, "deadline", True)}
         assert model.given_up > 0
         assert model.seen == 0
         model.gate.set()
         after = device.frames(1)
         after[0].deadline_ns = 30_000_000_000
         await publish(bus.js, after)
-        results = await answered(bus, device, 21)
+        results = await answered(bus, device, 22)
     assert (results[-1].provenance, results[-1].late) == (CLOUD, False)
 
 

@@ -7,6 +7,7 @@ from cloud_inference.answer import FINAL_REVISION, NO_REFERENCE, Answers, Seen
 from cloud_inference.answered import Answered
 from cloud_inference.consume import LOST, Intake, Kind, Work
 from cloud_inference.feed import StreamMessage
+from cloud_inference.infer import DEADLINE, INFERENCE_FAILED
 from cloud_inference.track import Tracks
 from eyeline.envelope import encode_envelope
 from eyeline.errors import BadEnvelope
@@ -85,6 +86,14 @@ def test_skipped_frames_are_interpolated_when_the_next_picture_is_answered() -> 
     ]
     assert [r.detections[0].box.x1_px for r in results] == [12, 14, 16, 18]
     assert {r.detections[0].track_id for r in results} == {1}
+
+
+def test_a_frame_that_was_given_up_at_its_deadline_is_late() -> None:
+    """Whatever the clock says by now: it is an estimate of the hub's, and may have gone back a little."""
+    bench = Bench()
+    bench.feed(bench.device.pixels(), saw=DEADLINE)
+    bench.feed(bench.device.pixels(), saw=INFERENCE_FAILED)
+    assert [(r.reason, r.late) for r in bench.results()] == [(DEADLINE, True), (INFERENCE_FAILED, False)]
 
 
 def test_skipped_frames_do_not_wait_for_ever() -> None:
