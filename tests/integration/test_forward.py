@@ -30,6 +30,9 @@ from tests.support.servers import cloud_client
 
 pytestmark = pytest.mark.timeout(90)
 
+# What waits for it meanwhile is still young then.
+_HUB_STARTS_WITHIN_S = 4.0
+
 
 @contextlib.asynccontextmanager
 async def delivering(chosen: AgentSettings) -> AsyncIterator[tuple[Delivery, Epoch]]:
@@ -84,7 +87,8 @@ async def test_live_envelope_reaches_the_hub_at_once(hub: LocalHub, cloud: Clien
         assert frames_of(found) == list(range(1, 42))
         assert {envelope.lane for envelope in found} == {pb.LANE_LIVE}
         assert [envelope.previous_sequence for envelope in found] == list(range(41))
-        assert sorted(took)[20] < 0.02, f"median {sorted(took)[20] * 1000:.1f} ms"
+        # The quickest tenth: how busy the machine is else is not what is asked here.
+        assert sorted(took)[4] < 0.01, f"{sorted(took)[4] * 1000:.1f} ms"
         await eventually(lambda: delivery.idle)
 
         async def spool_is_empty() -> bool:
@@ -138,7 +142,7 @@ def all_late(delivery: Delivery) -> bool:
 
 
 async def test_live_first_after_an_outage(hub: LocalHub, cloud: Client, tmp_path: Path) -> None:
-    chosen = settings(hub, tmp_path / "edge")
+    chosen = settings(hub, tmp_path / "edge", late_after_s=_HUB_STARTS_WITHIN_S)
     async with delivering(chosen) as (delivery, epoch):
         camera = Camera("gate", epoch)
         for step in range(10):
@@ -215,7 +219,7 @@ def check_chains(found: list[pb.FrameEnvelope]) -> None:
 @pytest.mark.parametrize("order", ["backlog-first", "live-only"])
 async def test_other_orders_after_an_outage(hub: LocalHub, cloud: Client, tmp_path: Path, order: str) -> None:
     await hub.stop()
-    chosen = settings(hub, tmp_path / "edge", order=order)
+    chosen = settings(hub, tmp_path / "edge", order=order, late_after_s=_HUB_STARTS_WITHIN_S)
     async with delivering(chosen) as (delivery, epoch):
         camera = Camera("gate", epoch)
         for step in range(60):
