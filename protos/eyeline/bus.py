@@ -52,6 +52,10 @@ class _Client(Client):
     async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
         await heeding_cancellation(super().flush(timeout))
 
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        # Where publishing waits for a connection that takes no more, the library drops each cancellation.
+        return await heeding_cancellation(super()._flush_pending(force_flush))
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         # A server also tells the addresses that it and its neighbours have among themselves: in front of a
         # gateway or a NAT they lead nowhere, or to somebody else, and the library would talk to those of a
@@ -70,9 +74,9 @@ class _Client(Client):
 
 
 async def heeding_cancellation(waited: Awaitable[T]) -> T:
-    """Wait for what waits by `asyncio.wait_for`, and be cancelled even as the answer comes.
+    """Wait for what may drop a cancellation, and be cancelled all the same.
 
-    Of a cancellation in the same turn of the loop as the answer, `wait_for` of Python 3.11 makes nothing and
+    Of one in the same turn of the loop as the answer, `asyncio.wait_for` of Python 3.11 makes nothing and
     returns the answer (python/cpython#86296, mended in 3.12): whoever goes on in a loop then never ends.
     """
     task = asyncio.current_task()

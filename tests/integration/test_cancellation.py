@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -42,4 +44,34 @@ async def test_a_cancellation_that_comes_with_the_answer_is_heard(
         assert answers == 3
     finally:
         asking.cancel()
+        await client.close()
+
+
+async def test_who_publishes_into_a_connection_that_takes_no_more_can_be_cancelled(hub: LocalHub) -> None:
+    client = await cloud_client(hub)
+    published = 0
+
+    async def publish_on() -> None:
+        nonlocal published
+        while True:
+            await client.publish("eyeline.v1.frame.yard.box1.gate", bytes(900_000))
+            published += 1
+            await asyncio.sleep(0)
+
+    assert hub.server.pid is not None
+    os.kill(hub.server.pid, signal.SIGSTOP)
+    publishing = asyncio.create_task(publish_on())
+    try:
+        before = -1
+        while published != before:
+            before = published
+            await asyncio.sleep(0.2)
+        assert published > 8, "it waits, with its buffer full"
+        publishing.cancel()
+        done, _ = await asyncio.wait({publishing}, timeout=5)
+        assert done, "went on"
+        assert publishing.cancelled()
+    finally:
+        os.kill(hub.server.pid, signal.SIGCONT)
+        publishing.cancel()
         await client.close()
