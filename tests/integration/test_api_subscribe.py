@@ -104,16 +104,17 @@ async def test_a_result_reaches_a_subscriber_within_milliseconds(hub: LocalHub) 
     async with running_api(hub) as serving, channel(serving) as opened:
         js = js_of(serving)
         standing = await Subscription(opened).stand()
-        delays = []
+        delays, storing = [], []
         for sequence in range(1, 301):
             waiting = asyncio.create_task(standing.take(1))
-            stored_at = time.perf_counter()
+            began = time.perf_counter()
             await store(js, [result(sequence)])
+            storing.append((time.perf_counter() - began) * 1e3)
             await waiting
-            delays.append((time.perf_counter() - stored_at) * 1e3)
-        # Storing included; hub, API and subscriber share this machine and its load, which is not asked about
-        # here: the quickest tenth shows that nothing waits for its turn.
-        assert statistics.quantiles(delays, n=10)[0] < 5, statistics.quantiles(delays, n=20)
+            delays.append((time.perf_counter() - began) * 1e3)
+        # Beside what storing alone takes: hub, API and subscriber share a machine that may be busy.
+        within_ms = 2 + 3 * statistics.median(storing)
+        assert statistics.median(delays) < within_ms, statistics.quantiles(delays, n=20)
 
 
 async def test_what_holds_no_results_stops_nobody(hub: LocalHub) -> None:

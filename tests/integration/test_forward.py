@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import statistics
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,20 +76,23 @@ async def test_live_envelope_reaches_the_hub_at_once(hub: LocalHub, cloud: Clien
         camera = Camera("gate", epoch)
         await delivery.publish(camera.frame(keyframe=True))
         await eventually(lambda: delivery.idle)
-        took = []
+        took, round_trips = [], []
         inbox = await cloud.subscribe("eyeline.v1.frame.>")
         for _ in range(40):
             start = time.monotonic()
             await delivery.publish(camera.frame())
             await inbox.next_msg(timeout=5)
             took.append(time.monotonic() - start)
-            await asyncio.sleep(0.01)
+            start = time.monotonic()
+            await cloud.flush()
+            round_trips.append(time.monotonic() - start)
         found = await all_stored(cloud, 41)
         assert frames_of(found) == list(range(1, 42))
         assert {envelope.lane for envelope in found} == {pb.LANE_LIVE}
         assert [envelope.previous_sequence for envelope in found] == list(range(41))
-        # The quickest tenth: how busy the machine is else is not what is asked here.
-        assert sorted(took)[4] < 0.01, f"{sorted(took)[4] * 1000:.1f} ms"
+        # Beside the shortest way there is to the hub and back, on a machine that may be busy.
+        at_once = 0.01 + 15 * statistics.median(round_trips)
+        assert statistics.median(took) < at_once, f"{max(took) * 1000:.1f} ms, {at_once * 1000:.1f} at once"
         await eventually(lambda: delivery.idle)
 
         async def spool_is_empty() -> bool:
