@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.capture import STOP_TIMEOUT_S, CameraState, Capture
+from edge_agent.capture import CameraState, Capture
 from edge_agent.config import CameraSettings
 from edge_agent.errors import SourceInvalid, SourceUnavailable
 from edge_agent.frame import Frame
@@ -111,8 +111,8 @@ def test_a_read_that_hangs_in_a_driver_is_left_behind() -> None:
         stuck.picture()
         read_frames(capture, 1, 5)
         began = time.monotonic()
-        wait_for(lambda: states[-1][0] is CameraState.RECONNECTING, 4, "the stall is noticed")
-        assert time.monotonic() - began >= 1
+        wait_for(lambda: states[-1][0] is CameraState.RECONNECTING, 5, "the stall is noticed")
+        assert 1 <= time.monotonic() - began < 2
         assert states[-1][1] == "/dev/video0: nothing came for 1 s"
         # What comes out of the old reader later belongs to nobody.
         stuck.picture()
@@ -145,7 +145,7 @@ def test_stop_is_quick_and_drops_no_number() -> None:
     wait_for(lambda: capture.stats().fps > 0, 5, "frames")
     began = time.monotonic()
     capture.stop()
-    assert time.monotonic() - began < STOP_TIMEOUT_S, "no thread was given up"
+    assert time.monotonic() - began < 1
     found = read_all(capture, 5)
     assert len(found) == capture.stats().frames_captured
     assert not [thread for thread in threading.enumerate() if thread.name.endswith("-a")]
@@ -160,14 +160,11 @@ def test_a_file_that_need_not_be_live_waits_for_its_reader() -> None:
 
 def test_a_file_plays_in_real_time() -> None:
     with running(str(STREET), queue_frames=20) as (capture, _):
-        frames, waited_ns = [], []
-        for _ in range(8):
-            frames += read_frames(capture, 1, 5)
-            waited_ns.append(time.monotonic_ns() - frames[-1].monotonic_ns)
+        frames = read_frames(capture, 8, 5)
         gaps = [(b.monotonic_ns - a.monotonic_ns) / 1e9 for a, b in itertools.pairwise(frames)]
         assert gaps == pytest.approx([0.1] * 7, abs=0.001)
-        # Stamped with the moment at which it was due, and handed over soon after, where the machine lets it.
-        assert 0 <= min(waited_ns) < 50e6
+        # Stamped with the moment at which it was due, and handed over soon after.
+        assert 0 <= time.monotonic_ns() - frames[-1].monotonic_ns < 50e6
         assert capture.stats().fps == pytest.approx(10, rel=0.05)
 
 
