@@ -91,8 +91,8 @@ async def test_live_envelope_reaches_the_hub_at_once(hub: LocalHub, cloud: Clien
         assert {envelope.lane for envelope in found} == {pb.LANE_LIVE}
         assert [envelope.previous_sequence for envelope in found] == list(range(41))
         # Beside the shortest way there is to the hub and back, on a machine that may be busy.
-        at_once = 0.01 + 15 * statistics.median(round_trips)
-        assert statistics.median(took) < at_once, f"{max(took) * 1000:.1f} ms, {at_once * 1000:.1f} at once"
+        within = 0.01 + 15 * statistics.median(round_trips)
+        assert statistics.median(took) < within, f"median {statistics.median(took):.4f} s, not {within:.4f} s"
         await eventually(lambda: delivery.idle)
 
         async def spool_is_empty() -> bool:
